@@ -1,0 +1,1 @@
+"""MNIST from download to a registered champion with DVC, Keras, Optuna and MLflow."""

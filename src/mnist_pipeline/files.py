@@ -1,0 +1,54 @@
+"""Writing files so that nobody ever sees half of one."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mnist_pipeline.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to; it takes `path`'s name only if the block succeeds.
+
+    The temporary name keeps the suffix, because Keras and matplotlib choose the format by it. Missing parent folders
+    are made. If the block raises, the temporary file is removed and whatever stood at `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as indented JSON, atomically, with its keys in the order given."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, made_by: str) -> dict[str, Any]:
+    """Read the JSON object in `path`.
+
+    Raises:
+        UserError: the file is missing or is not JSON; the message names `made_by`, the command that writes it.
+    """
+    try:
+        return json.loads(require(path, made_by).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): delete it and run `{made_by}` again.") from error
+
+
+def require(path: Path, made_by: str) -> Path:
+    """Return `path` if it exists.
+
+    Raises:
+        UserError: it does not; the message names `made_by`, the command that writes it.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: run `{made_by}` (or `dvc repro`) first.")
+    return path
