@@ -1,5 +1,10 @@
 """The one place that prints."""
 
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -26,3 +31,25 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print one notice to standard error."""
     console(stderr=True).print(message, markup=False, style="yellow")
+
+
+@contextmanager
+def quiet_native_logs() -> Iterator[None]:
+    """Keep what native libraries write to standard error while they load, and show it only if that fails.
+
+    TensorFlow greets from C++ before it reads TF_CPP_MIN_LOG_LEVEL: file descriptor 2 is the only place to stop it.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            kept.seek(0)
+            os.write(2, kept.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -36,6 +36,7 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
 
     Raises:
         UserError: the file is missing or is not JSON; the message names `made_by`, the command that writes it.
+
     """
     try:
         return json.loads(require(path, made_by).read_text(encoding="utf-8"))
@@ -48,6 +49,7 @@ def require(path: Path, made_by: str) -> Path:
 
     Raises:
         UserError: it does not; the message names `made_by`, the command that writes it.
+
     """
     if not path.exists():
         raise UserError(f"{path} is missing: run `{made_by}` (or `dvc repro`) first.")

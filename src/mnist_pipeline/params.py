@@ -327,6 +327,7 @@ class Params(Section):
 
         Raises:
             UserError: there is none.
+
         """
         if name not in self.models:
             raise UserError(f"params.yaml has no model `{name}` under models: choose one of {', '.join(self.models)}.")
@@ -339,6 +340,7 @@ def load_params(path: Path) -> Params:
     Raises:
         UserError: it is missing, is not YAML, or breaks a rule: a sentence for each key, with its full path, its value,
             what is allowed and, for a misspelt key, the nearest valid name.
+
     """
     data = _read_yaml(path)
     try:
@@ -367,7 +369,11 @@ def _sentence(file: str, data: Any, detail: ErrorDetails) -> str:
         loc.append(detail["ctx"]["key"] if "ctx" in detail else "")
     keys, value = _locate(data, loc, missing=detail["type"] == "missing")
     message = detail["msg"].removeprefix("Value error, ")
-    for theirs, ours in (("Input should be", "must be"), ("Input tag", "the choice"), ("Field required", "is missing")):
+    for theirs, ours in (
+        ("Input should be", "must be"),
+        ("Input tag", "the choice"),
+        ("Field required", "is missing"),
+    ):
         message = message.replace(theirs, ours)
     found = "" if isinstance(value, Mapping | list) or detail["type"] == "missing" else f" (found {value!r})"
     return f"{file}: {'.'.join(keys) or 'the file'}{found}: {message}."
@@ -378,9 +384,7 @@ def _locate(data: Any, loc: list[Any], *, missing: bool) -> tuple[list[str], Any
     keys: list[str] = []
     for position, part in enumerate(loc):
         last = position == len(loc) - 1
-        if isinstance(data, Mapping) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
             data = data[part]
         elif not (missing and last):
             continue

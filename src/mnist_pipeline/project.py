@@ -84,6 +84,7 @@ def find_project(start: Path | None = None) -> Project:
 
     Raises:
         UserError: no folder from `start` upwards holds both `dvc.yaml` and `params.yaml`.
+
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):

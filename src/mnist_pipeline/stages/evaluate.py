@@ -1,0 +1,59 @@
+"""`mnist evaluate NAME`: one trained model on the test split, which nothing else opens."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mnist_pipeline.console import say
+from mnist_pipeline.data.dataset import load_test, load_train, load_validation
+from mnist_pipeline.evaluation.evaluate import write_report
+from mnist_pipeline.files import read_json, require, write_json
+from mnist_pipeline.models.preprocessing import load_model, network_of
+from mnist_pipeline.params import Params
+from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.lineage import file_digest
+from mnist_pipeline.tracking.runs import find_or_restore_run, log_evaluation
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH = 1_000
+
+
+def run(project: Project, params: Params, name: str) -> None:
+    """Write `reports/<name>/` and `models/<name>/evaluation.json`, and add the results to the training's MLflow run.
+
+    Raises:
+        UserError: the model or the test split is missing.
+
+    """
+    train_command = f"mnist train {name}"
+    model_file = require(project.model_file(name), train_command)
+    metrics = read_json(project.model(name) / "metrics.json", train_command)
+    test = load_test(project.split)
+    model = load_model(model_file)
+    report = asdict(
+        write_report(project.report(name), name, test.labels, probabilities(model, test.images), test.images)
+    )
+    write_json(
+        project.model(name) / "evaluation.json",
+        {"model_md5": file_digest(model_file), **{f"test_{key}": report[key] for key in HEADLINE}},
+    )
+    subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
+    run_id = find_or_restore_run(project, params, name, model, subsets, metrics)
+    log_evaluation(project, name, run_id, report, test)
+    say(
+        f"{name}: test accuracy {report['accuracy']:.2%} (95 % interval {report['accuracy_low']:.2%} to "
+        f"{report['accuracy_high']:.2%}), figures in {project.report(name).relative_to(project.root)}/figures"
+    )
+
+
+HEADLINE = ("accuracy", "accuracy_low", "accuracy_high", "loss")
+"""What of the test report travels with the model."""
+
+
+def probabilities(model: "keras.Model", images: Any) -> Any:
+    """Return the class probabilities of normalized images, float32 (n, 28, 28) to (n, 10)."""
+    import keras
+
+    logits = network_of(model).predict(images, batch_size=BATCH, verbose=0)
+    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))

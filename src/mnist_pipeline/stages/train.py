@@ -1,0 +1,77 @@
+"""`mnist train NAME`: one model, from the train and validation splits."""
+
+from mnist_pipeline.console import say
+from mnist_pipeline.data.dataset import load_train, load_validation
+from mnist_pipeline.data.normalize import load_normalization
+from mnist_pipeline.files import atomic_path, write_json
+from mnist_pipeline.models.preprocessing import with_preprocessing
+from mnist_pipeline.params import Params
+from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.runs import training_run
+from mnist_pipeline.training.devices import choose_device
+from mnist_pipeline.training.history import Epoch, write_history
+from mnist_pipeline.training.trainer import TrainingResult, train
+
+
+def run(project: Project, params: Params, name: str) -> None:
+    """Train `params.models[name]`; write `models/<name>/{model.keras,history.csv,metrics.json}` and log an MLflow run.
+
+    Raises:
+        UserError: the splits are missing, the device is not there, or the training diverged.
+
+    """
+    model_params = params.model(name)
+    device = choose_device(params.device)
+    normalization = load_normalization(project.normalization)
+    subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
+    with training_run(
+        project, params, name, subsets, tags={f"device_{k}": v for k, v in device.describe().items()}
+    ) as run:
+        say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
+
+        def report(epoch: Epoch) -> None:
+            say(progress_line(epoch, model_params.training.epochs))
+            run.log_epoch(epoch)
+
+        result = train(
+            model_params,
+            subsets["train"],
+            subsets["validation"],
+            seed=params.seed,
+            device=device,
+            black=normalization.black,
+            on_epoch=report,
+        )
+        model = with_preprocessing(result.network, normalization)
+        metrics = summarize(result)
+        folder = project.model(name)
+        with atomic_path(folder / "model.keras") as temporary:
+            model.save(temporary)
+        write_history(folder / "history.csv", result.history)
+        write_json(folder / "metrics.json", metrics)
+        run.log_result(model, metrics)
+    say(
+        f"{name}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
+        f"{metrics['parameters']:,} parameters, {result.seconds:.0f} s"
+    )
+
+
+def progress_line(epoch: Epoch, epochs: int) -> str:
+    """Return one line on an epoch, the same width for each."""
+    return (
+        f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:7.2%}  "
+        f"validation loss {epoch.validation_loss:.4f}  accuracy {epoch.validation_accuracy:7.2%}  "
+        f"learning rate {epoch.learning_rate:.1e}  {epoch.seconds:5.1f} s"
+    )
+
+
+def summarize(result: TrainingResult) -> dict[str, float]:
+    """Return the content of `metrics.json`."""
+    return {
+        "validation_accuracy": result.best.validation_accuracy,
+        "validation_loss": result.best.validation_loss,
+        "best_epoch": result.best.epoch,
+        "epochs": len(result.history),
+        "parameters": result.network.count_params(),
+        "seconds": round(result.seconds, 1),
+    }

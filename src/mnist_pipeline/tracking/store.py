@@ -1,0 +1,93 @@
+"""Opening the MLflow store: where it is, and making it ready once, before anything parallel."""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.project import Project
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "mnist"
+"""The experiment of the pipeline's runs; `MLFLOW_EXPERIMENT_NAME`, if set, wins."""
+
+_DESCRIPTION = """\
+One run per trained model of the `mnist` pipeline (`dvc repro`).
+
+* `best_validation_accuracy` is what models are chosen by; `test_accuracy` is only reported.
+* Each run's **Datasets** carry DVC's hashes, its **Parameters** every knob of `params.yaml` that it used, its
+  **Artifacts** the model, the history and the figures of the test report.
+* The best model is version `champion` of the registered model `mnist`.
+"""
+
+
+def tracking_uri(project: Project) -> str:
+    """Return `MLFLOW_TRACKING_URI` if set, otherwise the project's own `mlflow.db`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.tracking_database}"
+
+
+def open_store(project: Project) -> "MlflowClient":
+    """Point MLflow at the project's store, creating the store and the experiment if they are not there yet.
+
+    Raises:
+        UserError: the store cannot be reached or written.
+
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    from filelock import FileLock
+    from mlflow.exceptions import MlflowException
+
+    for noisy in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    uri = tracking_uri(project)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        # Two processes that meet an empty database would both run its migrations, and one of them would crash.
+        project.artifacts.mkdir(parents=True, exist_ok=True)
+        with FileLock(project.artifacts / ".store.lock"):
+            client = mlflow.MlflowClient()
+            _ensure_experiment(project, client, local=not uri.startswith("http"))
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"The MLflow store {public_uri(uri)} cannot be used ({reason}): check MLFLOW_TRACKING_URI, or unset it to "
+            "use mlflow.db in the project's folder."
+        ) from error
+    return client
+
+
+def experiment_name() -> str:
+    """Return the name of the experiment that the pipeline's runs go to."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def public_uri(uri: str) -> str:
+    """Return `uri` without what could be a secret: user name, password, query."""
+    from urllib.parse import urlsplit, urlunsplit
+
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", "")) if host else uri.partition("?")[0]
+
+
+def _ensure_experiment(project: Project, client: "MlflowClient", *, local: bool) -> None:
+    """Create the experiment once.
+
+    The client creates it, with a location in the project: one made by a server would point to `mlflow-artifacts:/`, which
+    a client without a server cannot use.
+    """
+    name = experiment_name()
+    if client.get_experiment_by_name(name) is None:
+        client.create_experiment(
+            name,
+            artifact_location=(project.artifacts / name).as_uri() if local else None,
+            tags={
+                "mlflow.note.content": _DESCRIPTION,
+                "mlflow.experiment.primaryMetric.name": "best_validation_accuracy",
+                "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
+            },
+        )

@@ -1,0 +1,53 @@
+"""The record of a training, epoch by epoch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mnist_pipeline.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images came to. Accuracies lie in [0, 1], losses are mean cross-entropies."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Of the training batches as they were seen: augmented, smoothed, with dropout."""
+    accuracy: float
+    """Of the same."""
+    validation_loss: float
+    """On the validation split, with the weights that would be kept."""
+    validation_accuracy: float
+    """Of the same."""
+    learning_rate: float
+    """At the end of the epoch."""
+    seconds: float
+    """Wall time of the epoch, validation included."""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better: validation accuracy, ties by validation loss."""
+        return (self.validation_accuracy, -self.validation_loss)
+
+
+def best_epoch(history: Iterable[Epoch]) -> Epoch:
+    """Return the epoch whose weights are kept: the first of the highest rank."""
+    return max(history, key=lambda epoch: epoch.rank)
+
+
+def write_history(path: Path, history: Sequence[Epoch]) -> None:
+    """Write one CSV row per epoch, floats in full precision."""
+    import pandas as pd
+
+    with atomic_path(path) as temporary:
+        pd.DataFrame([asdict(epoch) for epoch in history]).to_csv(temporary, index=False)
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Read what `write_history` wrote, bit for bit."""
+    import pandas as pd
+
+    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
+    return [Epoch(**{str(key): value for key, value in row.items()}) for row in rows]

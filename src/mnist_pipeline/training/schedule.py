@@ -1,0 +1,72 @@
+"""Optimizers and learning-rate schedules, from their parameters to Keras objects."""
+
+from typing import TYPE_CHECKING, Any
+
+from mnist_pipeline.params import Adam, AdamW, Constant, Cosine, OneCycle, RmsProp, Sgd, Training
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build_optimizer(training: Training, total_steps: int) -> "keras.optimizers.Optimizer":
+    """Build the optimizer whose learning rate follows the schedule over `total_steps`."""
+    from keras import optimizers
+
+    common: dict[str, Any] = {"learning_rate": build_schedule(training, total_steps)}
+    if training.weight_average:
+        common |= {"use_ema": True, "ema_momentum": training.weight_average}
+    match training.optimizer:
+        case Adam(beta_1=beta_1, beta_2=beta_2):
+            return optimizers.Adam(beta_1=beta_1, beta_2=beta_2, **common)
+        case AdamW(beta_1=beta_1, beta_2=beta_2, weight_decay=decay):
+            return optimizers.AdamW(beta_1=beta_1, beta_2=beta_2, weight_decay=decay, **common)
+        case RmsProp(rho=rho, momentum=momentum):
+            return optimizers.RMSprop(rho=rho, momentum=momentum, **common)
+        case Sgd(momentum=momentum, nesterov=nesterov):
+            return optimizers.SGD(momentum=momentum, nesterov=nesterov, **common)
+
+
+def build_schedule(training: Training, total_steps: int) -> "float | keras.optimizers.schedules.LearningRateSchedule":
+    """Build the learning rate as a function of the optimizer's step; its peak is the optimizer's `learning_rate`."""
+    from keras.optimizers import schedules
+
+    peak = training.optimizer.learning_rate
+    match training.schedule:
+        case Constant():
+            return peak
+        case Cosine(warmup=0):
+            return schedules.CosineDecay(peak, total_steps)
+        case Cosine(warmup=warmup):
+            rise = max(1, round(warmup * total_steps))
+            return schedules.CosineDecay(0.0, max(1, total_steps - rise), warmup_target=peak, warmup_steps=rise)
+        case OneCycle(warmup=warmup):
+            return _one_cycle(peak, total_steps, warmup)
+
+
+def _one_cycle(peak: float, total_steps: int, warmup: float) -> "keras.optimizers.schedules.LearningRateSchedule":
+    """Build the schedule that Keras lacks (Smith and Topin 2018, with the cosine legs of fastai and PyTorch)."""
+    import math
+
+    from keras import ops
+    from keras.optimizers import schedules
+
+    rise = max(1, round(warmup * total_steps))
+    fall = max(1, total_steps - rise)
+    start, end = peak / 25, peak / 250_000
+
+    class OneCycleSchedule(schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            step = ops.cast(step, "float32")
+            return ops.where(
+                step < rise,
+                _half_cosine(start, peak, step / rise),
+                _half_cosine(peak, end, ops.minimum((step - rise) / fall, 1.0)),
+            )
+
+        def get_config(self) -> dict[str, Any]:
+            return {"peak": peak, "total_steps": total_steps, "warmup": warmup}
+
+    def _half_cosine(first: float, last: float, share: Any) -> Any:
+        return last + (first - last) * (1 + ops.cos(math.pi * share)) / 2
+
+    return OneCycleSchedule()

@@ -1,0 +1,100 @@
+"""Subsets survive the disk, equal ones give equal files, and a damaged file is named with the way out."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation, save_subset
+from mnist_pipeline.errors import UserError
+
+SUBSET = Subset(np.random.default_rng(0).random((7, 28, 28), dtype=np.float32), np.arange(7, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("load", "name"), [(load_train, "train"), (load_validation, "validation"), (load_test, "test")]
+)
+def test_each_loader_reads_its_own_file(load: Callable[[Path], Subset], name: str, tmp_path: Path) -> None:
+    save_subset(tmp_path / f"{name}.npz", SUBSET)
+    loaded = load(tmp_path)
+    assert len(loaded) == 7
+    assert (loaded.images.dtype, loaded.labels.dtype) == (np.float32, np.uint8)
+    np.testing.assert_array_equal(loaded.images, SUBSET.images)
+    np.testing.assert_array_equal(loaded.labels, SUBSET.labels)
+
+
+def test_equal_subsets_give_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_subset(tmp_path / name / "train.npz", SUBSET)
+    first, second = (
+        hashlib.md5((tmp_path / name / "train.npz").read_bytes()).digest() for name in ("a", "b")
+    )  # noqa: S324
+    assert first == second
+
+
+def test_a_missing_file_names_the_command_that_writes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"validation\.npz is missing: run `mnist split`"):
+        load_validation(tmp_path)
+
+
+def _cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _flip_a_pixel(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 255
+    path.write_bytes(content)
+
+
+def _text(path: Path) -> None:
+    path.write_text("not an archive")
+
+
+def _nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _plain_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, SUBSET.images)
+
+
+def _no_labels(path: Path) -> None:
+    np.savez(path, images=SUBSET.images)
+
+
+def _objects(path: Path) -> None:
+    np.savez(path, images=np.array([{}], dtype=object), labels=SUBSET.labels)
+
+
+def _too_few_labels(path: Path) -> None:
+    np.savez(path, images=SUBSET.images, labels=SUBSET.labels[:-1])
+
+
+def _raw_pixels(path: Path) -> None:
+    np.savez(path, images=SUBSET.images.astype(np.uint8), labels=SUBSET.labels)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _cut_short,
+        _flip_a_pixel,
+        _text,
+        _nothing,
+        _plain_array,
+        _no_labels,
+        _objects,
+        _too_few_labels,
+        _raw_pixels,
+    ],
+)
+def test_a_damaged_file_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "train.npz"
+    save_subset(path, SUBSET)
+    damage(path)
+    with pytest.raises(UserError, match=r"train\.npz .*run `mnist split` again"):
+        load_train(tmp_path)

@@ -1,0 +1,85 @@
+"""IDX files are read exactly, and a damaged one is named and refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
+
+from mnist_pipeline.data.idx import images_name, labels_name, parse_idx, read_part
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.project import Project
+
+ANY_ARRAY = arrays(np.uint8, array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=9))
+
+
+@given(array=ANY_ARRAY)
+def test_any_array_survives_the_round_trip(array: NDArray[np.uint8], to_idx: Any) -> None:
+    parsed = parse_idx(to_idx(array), array.ndim, "file")
+    assert parsed.dtype == np.uint8
+    np.testing.assert_array_equal(parsed, array)
+
+
+@given(array=ANY_ARRAY, change=st.integers(-2000, 50).filter(bool))
+def test_a_file_cut_short_or_with_a_tail_is_refused(
+    array: NDArray[np.uint8], change: int, to_idx: Any
+) -> None:
+    content = to_idx(array)
+    content = content + bytes(change) if change > 0 else content[:change]
+    with pytest.raises(UserError, match="some-file"):
+        parse_idx(content, array.ndim, "some-file")
+
+
+@given(content=st.binary(max_size=40), dimensions=st.sampled_from([1, 3]))
+def test_arbitrary_bytes_never_raise_anything_but_the_users_error(content: bytes, dimensions: int) -> None:
+    magic = bytes((0, 0, 8, dimensions))
+    for candidate in (content, magic + content):
+        try:
+            parse_idx(candidate, dimensions, "some-file")
+        except UserError as error:
+            assert "some-file" in str(error)
+
+
+def test_reads_both_halves(project: Project, digits: Any) -> None:
+    for part, some in (("train", slice(0, 200)), ("t10k", slice(200, 300))):
+        images, labels = read_part(project.raw, part)
+        np.testing.assert_array_equal(images, digits[0][some])
+        np.testing.assert_array_equal(labels, digits[1][some])
+
+
+IMAGES, LABELS = images_name("train"), labels_name("train")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "content", "complaint"),
+    [
+        (IMAGES, np.zeros((200, 27, 28)), "27x28"),
+        (IMAGES, np.zeros((0, 28, 28)), "no image"),
+        (IMAGES, np.zeros((200, 784)), "magic number"),
+        (IMAGES, b"\0\0\x0b\3" + bytes(12), "magic number"),
+        (IMAGES, b"", "magic number"),
+        (IMAGES, b"<html>", "magic number"),
+        (IMAGES, b"\0\0\x08\3\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "announces"),
+        (LABELS, np.zeros(199), "199 labels for the 200 images"),
+        (LABELS, np.full(200, 10), "label 10"),
+        (LABELS, np.zeros((200, 1)), "magic number"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(
+    project: Project, to_idx: Any, damaged: str, content: Any, complaint: str
+) -> None:
+    path = project.raw / damaged
+    path.write_bytes(content if isinstance(content, bytes) else to_idx(content.astype(np.uint8)))
+    with pytest.raises(UserError, match=complaint) as caught:
+        read_part(project.raw, "train")
+    assert str(path) in str(caught.value)
+    assert "mnist download" in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train-images.* is missing: run `mnist download`"):
+        read_part(tmp_path, "train")

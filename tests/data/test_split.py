@@ -1,0 +1,191 @@
+"""Train and validation are disjoint, complete, stratified and reproducible; repeated images are counted."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation, save_subset
+from mnist_pipeline.data.split import check_split, count_duplicates, split_indices
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.files import read_json
+from mnist_pipeline.params import Normalize, Split
+from mnist_pipeline.project import Project
+from mnist_pipeline.stages import normalize as normalize_stage
+from mnist_pipeline.stages import split as stage
+
+# As uneven as MNIST, a hundredth of it.
+LABELS = np.random.default_rng(0).permutation(
+    np.repeat(np.arange(10, dtype=np.uint8), [59, 67, 60, 61, 58, 54, 59, 63, 59, 60])
+)
+
+
+@settings(deadline=None)
+@given(size=st.integers(12, 588), seed=st.integers(0, 2**32 - 1))
+def test_every_split_is_disjoint_complete_and_stratified(size: int, seed: int) -> None:
+    train, validation = split_indices(LABELS, size, seed)
+    assert len(validation) == size
+    assert sorted([*train, *validation]) == list(range(600))
+    assert np.all(np.diff(train) > 0)
+    assert np.all(np.diff(validation) > 0)
+    for part in (train, validation):
+        exact = np.bincount(LABELS) * len(part) / len(LABELS)
+        assert np.all(np.abs(np.bincount(LABELS[part], minlength=10) - exact) < 1)
+    check_split(LABELS, train, validation)
+
+
+def test_the_seed_decides() -> None:
+    first, again, other = (split_indices(LABELS, 60, seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("size", [0, 5, 595, 600, 1000])
+def test_a_size_that_leaves_a_class_out_is_refused(size: int) -> None:
+    with pytest.raises(UserError, match=rf"split\.validation_size \(found {size}\)"):
+        split_indices(LABELS, size, seed=0)
+
+
+def test_a_class_too_rare_to_be_in_both_is_refused() -> None:
+    labels = np.append(LABELS[LABELS < 9], np.array([9, 9], np.uint8))
+    with pytest.raises(UserError, match="leaves a digit out"):
+        split_indices(labels, 30, seed=0)
+
+
+def test_the_check_finds_every_kind_of_wrong_split() -> None:
+    train, validation = split_indices(LABELS, 60, seed=0)
+    with pytest.raises(RuntimeError, match="in neither"):
+        check_split(LABELS, train[1:], validation)
+    with pytest.raises(RuntimeError, match="in train and validation"):
+        check_split(LABELS, train, np.append(validation, train[0]))
+    ordered = np.argsort(LABELS, kind="stable")
+    with pytest.raises(RuntimeError, match="class is missing"):
+        check_split(LABELS, ordered[60:], ordered[:60])
+    by_class = [np.flatnonzero(LABELS == label) for label in range(10)]
+    uneven = np.concatenate([by_class[0][:10], *(some[:5] for some in by_class[1:])])
+    with pytest.raises(RuntimeError, match="not in proportion"):
+        check_split(LABELS, np.setdiff1d(np.arange(600), uneven), uneven)
+
+
+def test_repeated_images_are_counted_within_and_across() -> None:
+    def subset(*shades: int) -> Subset:
+        images = np.stack([np.full((28, 28), shade, np.float32) for shade in shades])
+        return Subset(images, np.zeros(len(shades), np.uint8))
+
+    counted = count_duplicates(
+        {"train": subset(1, 2, 2, 2, 3), "validation": subset(2, 4, 5), "test": subset(3, 3, 5, 6)}
+    )
+    assert counted == {
+        "train": 2,
+        "validation": 0,
+        "test": 1,
+        "validation_in_train": 1,
+        "test_in_train": 2,
+        "test_in_validation": 1,
+    }
+
+
+@pytest.fixture
+def normalized(project: Project) -> Project:
+    normalize_stage.run(project, Normalize(scheme="unit"))
+    return project
+
+
+PARAMS = Split(validation_size=50, seed=3)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def test_the_stage_writes_what_its_manifest_says(
+    normalized: Project, digits: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.run(normalized, PARAMS)
+    manifest = pd.read_parquet(normalized.split / "manifest.parquet")
+    assert len(manifest) == 300
+    parts = {"train": load_train, "validation": load_validation, "test": load_test}
+    for name, load in parts.items():
+        subset, rows = load(normalized.split), manifest[manifest["subset"] == name]
+        first = 200 if name == "test" else 0
+        assert set(rows["source"]) == {f"{'t10k' if name == 'test' else 'train'}-images-idx3-ubyte"}
+        np.testing.assert_array_equal(subset.labels, rows["label"])
+        np.testing.assert_array_equal(
+            subset.images, digits[0][first + rows["index"].to_numpy()] * np.float32(1 / 255)
+        )
+    counts = pd.read_csv(normalized.split / "class_counts.csv")
+    assert list(counts.columns) == ["subset", "label", "images"]
+    assert counts.groupby("subset")["images"].sum().to_dict() == {"train": 150, "validation": 50, "test": 100}
+    summary = read_json(normalized.split / "summary.json", made_by="")
+    assert summary["images"] == {"train": 150, "validation": 50, "test": 100}
+    assert "0 pixel-identical across subsets" in capsys.readouterr().out
+
+
+def test_the_test_images_pass_through_untouched(normalized: Project) -> None:
+    stage.run(normalized, PARAMS)
+    written, source = (folder / "test.npz" for folder in (normalized.split, normalized.normalized))
+    assert written.read_bytes() == source.read_bytes()
+
+
+def test_two_runs_write_the_same_bytes(normalized: Project) -> None:
+    stage.run(normalized, PARAMS)
+    first = _digests(normalized.split)
+    assert len(first) == 6
+    for path in normalized.split.iterdir():
+        path.unlink()
+    stage.run(normalized, PARAMS)
+    assert _digests(normalized.split) == first
+
+
+def test_the_choice_does_not_depend_on_the_test_images(normalized: Project, digits: Any) -> None:
+    stage.run(normalized, PARAMS)
+    before = _digests(normalized.split)
+    other = Subset(np.zeros((10, 28, 28), np.float32), np.arange(10, dtype=np.uint8))
+    save_subset(normalized.normalized / "test.npz", other)
+    stage.run(normalized, PARAMS)
+    after = _digests(normalized.split)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"test.npz", "manifest.parquet", "class_counts.csv", "summary.json"}
+
+
+def test_the_stage_reports_images_shared_by_subsets(
+    normalized: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.run(normalized, PARAMS)
+    train = load_train(normalized.split)
+    test = Subset(train.images[:3], train.labels[:3])
+    save_subset(normalized.normalized / "test.npz", test)
+    stage.run(normalized, PARAMS)
+    assert read_json(normalized.split / "summary.json", made_by="")["duplicates"]["test_in_train"] == 3
+    assert "3 pixel-identical across subsets, 0 within" in capsys.readouterr().out
+
+
+def test_an_impossible_size_leaves_the_last_split_alone(normalized: Project) -> None:
+    stage.run(normalized, PARAMS)
+    before = _digests(normalized.split)
+    with pytest.raises(UserError, match=r"split\.validation_size \(found 199\)"):
+        stage.run(normalized, Split(validation_size=199, seed=0))
+    assert _digests(normalized.split) == before
+
+
+def test_a_failing_disk_leaves_no_half_written_file(
+    normalized: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(path: Path, **arrays: Any) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        stage.run(normalized, PARAMS)
+    assert list(normalized.split.iterdir()) == []
+
+
+def test_without_normalized_files_the_user_is_told_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run `mnist normalize`"):
+        stage.run(Project(root=tmp_path, home=tmp_path), PARAMS)
