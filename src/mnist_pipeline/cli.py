@@ -112,6 +112,46 @@ def register() -> None:
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
+def tune(
+    name: ModelName,
+    trials: Annotated[int, typer.Option(min=1, help="How many trials the study shall have in the end.")] = 20,
+    timeout: Annotated[str | None, typer.Option(help="No trial starts after this: 90s, 30m, 1h30m.")] = None,
+    study: Annotated[str | None, typer.Option(help="The study to start or to go on with; MODEL by default.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial, instead of the model's own.")] = None,
+) -> None:
+    """Search better parameters in `tune.space.NAME` of params.yaml, on train and validation data; can be resumed."""
+    from mnist_pipeline.tuning.plan import make_plan
+
+    project, params = _open()
+    plan = make_plan(project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs)
+    from mnist_pipeline.tuning.launch import tune as run
+
+    run(plan)
+
+
+studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)
+app.add_typer(studies, name="study", rich_help_panel=EXPERIMENTS)
+
+
+@studies.command("list")
+def list_studies() -> None:
+    """Print one row per study: trials, best accuracy, accuracy of the parameters it started from."""
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tuning.report import show_studies
+
+    show_studies(find_project())
+
+
+@studies.command("show")
+def show_study(name: Annotated[str, typer.Argument(help="Of the study.")]) -> None:
+    """Print a study's trials, best first, and how much each parameter mattered."""
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tuning.report import show_study as show
+
+    show(find_project(), name)
+
+
+@app.command(rich_help_panel=EXPERIMENTS)
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on this machine.")] = 5000,
 ) -> None:
@@ -144,7 +184,7 @@ def predict(
     with quiet_native_logs():
         from mnist_pipeline.serving import predict as serving
 
-    serving.run(find_project(), images, index=index, model=model, as_json=as_json)
+    serving.run(find_project(), images, index=index, model=model, as_lines=as_json)
 
 
 @app.command(rich_help_panel=MODELS)

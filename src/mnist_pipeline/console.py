@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ def warn(message: str) -> None:
 
 
 @contextmanager
-def quiet_native_logs() -> Iterator[None]:
+def quiet_native_logs() -> Generator[None]:
     """Keep what native libraries write to standard error while they load, and show it only if that fails.
 
     TensorFlow greets from C++ before it reads TF_CPP_MIN_LOG_LEVEL: file descriptor 2 is the only place to stop it.

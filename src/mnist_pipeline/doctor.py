@@ -60,8 +60,6 @@ def _checked(what: str, check: Callable[[], str]) -> Finding:
 
 
 def _python() -> str:
-    if sys.version_info < (3, 11):
-        raise UserError(f"{platform.python_version()}: Python 3.11 or newer is needed; make a new virtual environment.")
     return f"{platform.python_version()} on {platform.platform(terse=True)}, {sys.prefix}"
 
 

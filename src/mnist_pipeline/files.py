@@ -1,9 +1,8 @@
 """Writing files so that nobody ever sees half of one."""
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mnist_pipeline.errors import UserError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Generator[Path]:
     """Yield a temporary path beside `path` to write to; it takes `path`'s name only if the block succeeds.
 
     The temporary name keeps the suffix, because Keras and matplotlib choose the format by it. Missing parent folders
@@ -22,7 +21,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -36,7 +35,6 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
 
     Raises:
         UserError: the file is missing or is not JSON; the message names `made_by`, the command that writes it.
-
     """
     try:
         return json.loads(require(path, made_by).read_text(encoding="utf-8"))
@@ -49,7 +47,6 @@ def require(path: Path, made_by: str) -> Path:
 
     Raises:
         UserError: it does not; the message names `made_by`, the command that writes it.
-
     """
     if not path.exists():
         raise UserError(f"{path} is missing: run `{made_by}` (or `dvc repro`) first.")

@@ -1,7 +1,7 @@
 """`params.yaml` as frozen, typed models: what each knob means, and the refusal of everything else.
 
-There are no silent defaults for what changes a result: a knob is in `params.yaml` or it is an error. The docstring under
-each field gives its unit, range and the reason for the value that ships.
+There are no silent defaults for what changes a result: a knob is in `params.yaml` or it is an error. The docstring
+under each field gives its unit, range and the reason for the value that ships.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mnist_pipeline.errors import UserError
@@ -20,6 +20,13 @@ IMAGE_SIDE = 28
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(gt=0)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+Dropout = Annotated[
+    Annotated[Fraction, Tag("one")] | Annotated[tuple[Fraction, ...], Field(strict=False), Tag("many")],
+    # Told apart by their shape, so that a wrong number is not also called a bad list.
+    Discriminator(lambda value: "many" if isinstance(value, list | tuple) else "one"),
+]
 
 
 class Section(BaseModel):
@@ -51,8 +58,8 @@ class Normalize(Section):
     """How pixels 0-255 become the numbers a network sees."""
 
     scheme: Literal["unit", "standard", "symmetric", "l2"]
-    """`unit`: x/255, in [0, 1]. `standard`: mean 0 and standard deviation 1 over the training file. `symmetric`: [-1, 1].
-    `l2`: Keras' `normalize(axis=1)`, unit length along axis 1. `unit` ships: black stays 0, and it did as well as any."""
+    """`unit`: x/255, in [0, 1]. `standard`: mean 0, standard deviation 1 over the training file. `symmetric`: [-1, 1].
+    `l2`: Keras' `normalize(axis=1)`, which gives each *column* of pixels unit length. `unit` ships: the simplest."""
 
 
 class Split(Section):
@@ -71,7 +78,7 @@ class MlpArchitecture(Section):
     """Chooses this architecture."""
     hidden_units: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=10, strict=False)]
     """Units of each hidden layer, first to last."""
-    dropout: Fraction | Annotated[tuple[Fraction, ...], Field(strict=False)]
+    dropout: Dropout
     """Share of units dropped after each hidden layer, in [0, 1): one value for all, or one per layer."""
     activation: Literal["relu", "gelu", "silu", "tanh", "elu"]
     """Non-linearity of the hidden layers."""
@@ -115,8 +122,8 @@ class CnnArchitecture(Section):
     """`valid` shrinks the image by kernel_size - 1 at each convolution and is faster; `same` keeps its size."""
     dense_units: Annotated[tuple[PositiveInt, ...], Field(max_length=10, strict=False)]
     """Units of each dense layer between the convolutions and the ten outputs; may be empty."""
-    dropout: Fraction | Annotated[tuple[Fraction, ...], Field(strict=False)]
-    """Share of units dropped after flattening and after each dense layer: one value, or 1 + len(dense_units) of them."""
+    dropout: Dropout
+    """Share of units dropped after flattening and after each dense layer: one value, or 1 + len(dense_units)."""
     activation: Literal["relu", "gelu", "silu", "tanh", "elu"]
     """Non-linearity after every convolution and dense layer."""
     batch_normalization: bool
@@ -140,7 +147,8 @@ class CnnArchitecture(Section):
             side = (side - shrink) // block.pooling
             if side < 1:
                 raise ValueError(
-                    f"leaves no pixel after blocks.{index}: use fewer or smaller convolutions, less pooling or `padding: same`"
+                    f"leaves no pixel after blocks.{index}: use fewer or smaller convolutions, less pooling or "
+                    "`padding: same`"
                 )
         return self
 
@@ -299,6 +307,77 @@ class ModelParams(Section):
     """What it is trained on."""
 
 
+class FloatRange(Section):
+    """A real number between two bounds, both included."""
+
+    type: Literal["float"]
+    """Chooses this kind of range."""
+    low: float
+    """The least value."""
+    high: float
+    """The greatest value."""
+    log: bool = False
+    """Draw the logarithm uniformly: for what acts by its order of magnitude, such as a learning rate."""
+    step: Annotated[float, Field(gt=0)] | None = None
+    """Only low, low + step, low + 2 step and so on; absent, any number."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        _check_range(self.low, self.high, self.step, log=self.log)
+        return self
+
+
+class IntRange(Section):
+    """A whole number between two bounds, both included."""
+
+    type: Literal["int"]
+    """Chooses this kind of range."""
+    low: int
+    """The least value."""
+    high: int
+    """The greatest value."""
+    log: bool = False
+    """Draw the logarithm uniformly."""
+    step: PositiveInt | None = None
+    """Only low, low + step, low + 2 step and so on; absent, every number."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        _check_range(self.low, self.high, self.step, log=self.log)
+        return self
+
+
+class Choice(Section):
+    """One of some values, which have no order."""
+
+    type: Literal["choice"]
+    """Chooses this kind of range."""
+    values: Annotated[tuple[Any, ...], Field(min_length=2, strict=False)]
+    """What to choose from: numbers, names, or whole lists such as the sizes of all layers."""
+
+    @field_validator("values")
+    @classmethod
+    def _are_different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if repeated := [value for index, value in enumerate(values) if value in values[:index]]:
+            raise ValueError(f"{repeated[0]} is there twice: remove one")
+        return values
+
+
+ParameterRange = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+SearchSpace = Annotated[dict[str, ParameterRange], Field(min_length=1)]
+
+
+class Tune(Section):
+    """What `mnist tune` searches. No stage of the pipeline depends on it."""
+
+    pruner: Literal["percentile", "hyperband", "none"]
+    """Which trials stop early: `percentile` those in the worst quarter at their epoch (from the sixth trial on),
+    `hyperband` all but the best third at each of a few epochs, `none` not one. `percentile` ships: it errs least."""
+    space: dict[ModelName, SearchSpace]
+    """Per model, the parameters to vary: the dotted path below `models.<model>` (`training.optimizer.learning_rate`,
+    `architecture.blocks.0.filters`) and what values it may take. The current value must be one of them."""
+
+
 class Params(Section):
     """All of `params.yaml`."""
 
@@ -312,6 +391,8 @@ class Params(Section):
     """The subsets."""
     models: Annotated[dict[ModelName, ModelParams], Field(min_length=1)]
     """The models to train, by name: adding one is adding an entry."""
+    tune: Tune
+    """The search for better parameters."""
 
     @field_validator("models", mode="before")
     @classmethod
@@ -327,7 +408,6 @@ class Params(Section):
 
         Raises:
             UserError: there is none.
-
         """
         if name not in self.models:
             raise UserError(f"params.yaml has no model `{name}` under models: choose one of {', '.join(self.models)}.")
@@ -340,7 +420,6 @@ def load_params(path: Path) -> Params:
     Raises:
         UserError: it is missing, is not YAML, or breaks a rule: a sentence for each key, with its full path, its value,
             what is allowed and, for a misspelt key, the nearest valid name.
-
     """
     data = _read_yaml(path)
     try:
@@ -363,19 +442,23 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _sentence(file: str, data: Any, detail: ErrorDetails) -> str:
-    """Say one validation error as `file: key (value): what is allowed.`"""
-    loc = [*detail["loc"]]
-    if detail["type"] == "unknown_key":
-        loc.append(detail["ctx"]["key"] if "ctx" in detail else "")
-    keys, value = _locate(data, loc, missing=detail["type"] == "missing")
-    message = detail["msg"].removeprefix("Value error, ")
-    for theirs, ours in (
-        ("Input should be", "must be"),
-        ("Input tag", "the choice"),
-        ("Field required", "is missing"),
-    ):
-        message = message.replace(theirs, ours)
-    found = "" if isinstance(value, Mapping | list) or detail["type"] == "missing" else f" (found {value!r})"
+    """Say one validation error as one sentence: file, key, value, what is allowed."""
+    context, loc, message = detail.get("ctx", {}), [*detail["loc"]], detail["msg"]
+    match detail["type"]:
+        case "unknown_key":
+            loc.append(context["key"])
+        case "union_tag_invalid":
+            loc.append(context["discriminator"].strip("'"))
+            message = f"must be one of {context['expected_tags']}"
+        case "union_tag_not_found":
+            loc.append(context["discriminator"].strip("'"))
+            message = "is missing"
+        case _:
+            message = message.removeprefix("Value error, ").replace("Input should", "must")
+            message = message.replace("Field required", "is missing").replace("String should", "must")
+    absent = message == "is missing"
+    keys, value = _locate(data, loc, missing=absent)
+    found = "" if absent or isinstance(value, Mapping | list) else f" (found {value!r})"
     return f"{file}: {'.'.join(keys) or 'the file'}{found}: {message}."
 
 
@@ -384,12 +467,23 @@ def _locate(data: Any, loc: list[Any], *, missing: bool) -> tuple[list[str], Any
     keys: list[str] = []
     for position, part in enumerate(loc):
         last = position == len(loc) - 1
-        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data)):
+        if (isinstance(data, Mapping) and part in data) or (isinstance(data, list) and part in range(len(data))):
             data = data[part]
         elif not (missing and last):
             continue
         keys.append(str(part))
     return keys, data
+
+
+def _check_range(low: float, high: float, step: float | None, *, log: bool) -> None:
+    if low >= high:
+        raise ValueError(f"low is {low:g} and high {high:g}: low must be less than high")
+    if log and low <= 0:
+        raise ValueError(f"log: true needs low above 0, found {low:g}")
+    if log and step is not None:
+        raise ValueError("log: true and step exclude each other: remove one")
+    if step is not None and abs((high - low) / step - round((high - low) / step)) > 1e-8:
+        raise ValueError(f"high - low must be a whole number of steps of {step:g}")
 
 
 def _check_length(key: str, values: tuple[float, ...], expected: int, why: str) -> None:

@@ -75,16 +75,20 @@ class Project:
         """MLflow's default artifact folder."""
         return self.home / "mlruns"
 
+    @property
+    def studies(self) -> Path:
+        """Optuna's journals: `<study>.log`."""
+        return self.artifacts / "optuna"
+
 
 def find_project(start: Path | None = None) -> Project:
     """Find the pipeline that `start` (default: the working directory) lies in.
 
-    DVC sets `DVC_ROOT` to the main project for every stage, also when an experiment runs in a temporary copy: the MLflow
-    store is kept there, so that the runs outlive the copy.
+    DVC sets `DVC_ROOT` to the main project for every stage, also when an experiment runs in a temporary copy: the
+    MLflow store is kept there, so that the runs outlive the copy.
 
     Raises:
         UserError: no folder from `start` upwards holds both `dvc.yaml` and `params.yaml`.
-
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):

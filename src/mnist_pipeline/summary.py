@@ -22,7 +22,6 @@ def show(project: Project, params: Params) -> None:
 
     Raises:
         UserError: nothing is trained yet.
-
     """
     rows = {name: _results(project, name) for name in params.models}
     if not any(rows.values()):

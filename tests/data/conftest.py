@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mnist_pipeline.data.idx import images_name, labels_name
+from mnist_pipeline.data.idx import Part, images_name, labels_name
 from mnist_pipeline.project import Project
 
 ToIdx = Callable[[NDArray[np.uint8]], bytes]
@@ -40,7 +40,8 @@ def project(tmp_path: Path, digits: Digits, to_idx: ToIdx) -> Project:
     project = Project(root=tmp_path, home=tmp_path)
     project.raw.mkdir(parents=True)
     images, labels = digits
-    for part, some in (("train", slice(0, 200)), ("t10k", slice(200, 300))):
+    halves: dict[Part, slice] = {"train": slice(0, 200), "t10k": slice(200, 300)}
+    for part, some in halves.items():
         (project.raw / images_name(part)).write_bytes(to_idx(images[some]))
         (project.raw / labels_name(part)).write_bytes(to_idx(labels[some]))
     return project

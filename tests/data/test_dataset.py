@@ -1,6 +1,5 @@
 """Subsets survive the disk, equal ones give equal files, and a damaged file is named with the way out."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,9 +27,7 @@ def test_each_loader_reads_its_own_file(load: Callable[[Path], Subset], name: st
 def test_equal_subsets_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_subset(tmp_path / name / "train.npz", SUBSET)
-    first, second = (
-        hashlib.md5((tmp_path / name / "train.npz").read_bytes()).digest() for name in ("a", "b")
-    )  # noqa: S324
+    first, second = ((tmp_path / name / "train.npz").read_bytes() for name in ("a", "b"))
     assert first == second
 
 

@@ -2,7 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any, get_args
+from types import ModuleType
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,11 +23,12 @@ from mnist_pipeline.params import Normalize
 from mnist_pipeline.project import Project
 from mnist_pipeline.stages import normalize as stage
 
+Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 
 @pytest.fixture(scope="module")
-def keras() -> Any:
+def keras() -> ModuleType:
     """The slow import, once, and only when these tests run."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -35,7 +37,7 @@ def keras() -> Any:
 
 
 @pytest.mark.parametrize("scheme", ["unit", "standard", "symmetric"])
-def test_keras_rescaling_gives_the_same_bits(scheme: Scheme, digits: Any, keras: Any) -> None:
+def test_keras_rescaling_gives_the_same_bits(scheme: Scheme, digits: Digits, keras: ModuleType) -> None:
     normalization = fit(scheme, digits[0])
     layer = keras.layers.Rescaling(normalization.scale, normalization.offset)
     ours = normalization.apply(digits[0])
@@ -43,14 +45,14 @@ def test_keras_rescaling_gives_the_same_bits(scheme: Scheme, digits: Any, keras:
     np.testing.assert_array_equal(ours, keras.ops.convert_to_numpy(layer(digits[0])))
 
 
-def test_standard_is_keras_normalization_adapted_to_the_training_images(digits: Any, keras: Any) -> None:
+def test_standard_is_keras_normalization_adapted_to_the_training_images(digits: Digits, keras: ModuleType) -> None:
     layer = keras.layers.Normalization(axis=None)
     layer.adapt(digits[0].astype(np.float32) / 255)
     theirs = keras.ops.convert_to_numpy(layer(digits[0].astype(np.float32) / 255))
     np.testing.assert_allclose(fit("standard", digits[0]).apply(digits[0]), theirs, atol=2e-6)
 
 
-def test_l2_is_keras_normalize_along_axis_1(digits: Any, keras: Any) -> None:
+def test_l2_is_keras_normalize_along_axis_1(digits: Digits, keras: ModuleType) -> None:
     ours = fit("l2", digits[0]).apply(digits[0])
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, keras.utils.normalize(digits[0], axis=1), rtol=2e-7)
@@ -61,13 +63,13 @@ def test_l2_is_keras_normalize_along_axis_1(digits: Any, keras: Any) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "low", "high"), [("unit", 0, 1), ("symmetric", -1, 1), ("l2", 0, 1)])
-def test_ranges(scheme: Scheme, low: float, high: float, digits: Any) -> None:
+def test_ranges(scheme: Scheme, low: float, high: float, digits: Digits) -> None:
     normalized = fit(scheme, digits[0]).apply(digits[0])
     assert normalized.min() == low
     assert low < normalized.max() <= high
 
 
-def test_standard_gives_mean_0_and_deviation_1(digits: Any) -> None:
+def test_standard_gives_mean_0_and_deviation_1(digits: Digits) -> None:
     normalized = fit("standard", digits[0]).apply(digits[0]).astype(np.float64)
     assert normalized.mean() == pytest.approx(0, abs=1e-6)
     assert normalized.std() == pytest.approx(1, abs=1e-6)
@@ -81,27 +83,27 @@ def test_statistics_are_exact_for_any_number_of_images() -> None:
         assert deviation == pytest.approx((images / 255).std(), rel=1e-12)
 
 
-def test_l2_gives_every_column_with_ink_unit_length(digits: Any) -> None:
+def test_l2_gives_every_column_with_ink_unit_length(digits: Digits) -> None:
     lengths = np.linalg.norm(fit("l2", digits[0]).apply(digits[0]), axis=1)
     np.testing.assert_allclose(lengths[:, 4:], 1, rtol=1e-6)
     assert not lengths[:, :4].any()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_black_is_what_paper_becomes(scheme: Scheme, digits: Any) -> None:
+def test_black_is_what_paper_becomes(scheme: Scheme, digits: Digits) -> None:
     normalization = fit(scheme, digits[0])
     blank: NDArray[np.uint8] = np.zeros((1, 28, 28), np.uint8)
     assert np.all(normalization.apply(blank) == normalization.black)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_survives_the_disk(scheme: Scheme, digits: Any, tmp_path: Path) -> None:
+def test_survives_the_disk(scheme: Scheme, digits: Digits, tmp_path: Path) -> None:
     normalization = fit(scheme, digits[0])
     save_normalization(tmp_path / "normalization.json", normalization)
     assert load_normalization(tmp_path / "normalization.json") == normalization
 
 
-def test_the_file_records_the_statistics_used(digits: Any, tmp_path: Path) -> None:
+def test_the_file_records_the_statistics_used(digits: Digits, tmp_path: Path) -> None:
     save_normalization(tmp_path / "n.json", fit("standard", digits[0]))
     content = read_json(tmp_path / "n.json", made_by="")
     assert content["mean"] == pytest.approx((digits[0] / 255).mean())
@@ -130,7 +132,7 @@ def test_blank_training_images_are_refused() -> None:
 
 
 def test_the_stage_writes_both_files_by_the_training_statistics(
-    project: Project, digits: Any, capsys: pytest.CaptureFixture[str]
+    project: Project, digits: Digits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.run(project, Normalize(scheme="standard"))
     normalization = load_normalization(project.normalization)

@@ -2,13 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation, save_subset
 from mnist_pipeline.data.split import check_split, count_duplicates, split_indices
@@ -18,6 +18,8 @@ from mnist_pipeline.params import Normalize, Split
 from mnist_pipeline.project import Project
 from mnist_pipeline.stages import normalize as normalize_stage
 from mnist_pipeline.stages import split as stage
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 # As uneven as MNIST, a hundredth of it.
 LABELS = np.random.default_rng(0).permutation(
@@ -66,7 +68,7 @@ def test_the_check_finds_every_kind_of_wrong_split() -> None:
     ordered = np.argsort(LABELS, kind="stable")
     with pytest.raises(RuntimeError, match="class is missing"):
         check_split(LABELS, ordered[60:], ordered[:60])
-    by_class = [np.flatnonzero(LABELS == label) for label in range(10)]
+    by_class = [np.flatnonzero(label == LABELS) for label in range(10)]
     uneven = np.concatenate([by_class[0][:10], *(some[:5] for some in by_class[1:])])
     with pytest.raises(RuntimeError, match="not in proportion"):
         check_split(LABELS, np.setdiff1d(np.arange(600), uneven), uneven)
@@ -104,7 +106,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def test_the_stage_writes_what_its_manifest_says(
-    normalized: Project, digits: Any, capsys: pytest.CaptureFixture[str]
+    normalized: Project, digits: Digits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.run(normalized, PARAMS)
     manifest = pd.read_parquet(normalized.split / "manifest.parquet")
@@ -115,9 +117,7 @@ def test_the_stage_writes_what_its_manifest_says(
         first = 200 if name == "test" else 0
         assert set(rows["source"]) == {f"{'t10k' if name == 'test' else 'train'}-images-idx3-ubyte"}
         np.testing.assert_array_equal(subset.labels, rows["label"])
-        np.testing.assert_array_equal(
-            subset.images, digits[0][first + rows["index"].to_numpy()] * np.float32(1 / 255)
-        )
+        np.testing.assert_array_equal(subset.images, digits[0][first + rows["index"].to_numpy()] * np.float32(1 / 255))
     counts = pd.read_csv(normalized.split / "class_counts.csv")
     assert list(counts.columns) == ["subset", "label", "images"]
     assert counts.groupby("subset")["images"].sum().to_dict() == {"train": 150, "validation": 50, "test": 100}
@@ -142,7 +142,7 @@ def test_two_runs_write_the_same_bytes(normalized: Project) -> None:
     assert _digests(normalized.split) == first
 
 
-def test_the_choice_does_not_depend_on_the_test_images(normalized: Project, digits: Any) -> None:
+def test_the_choice_does_not_depend_on_the_test_images(normalized: Project, digits: Digits) -> None:
     stage.run(normalized, PARAMS)
     before = _digests(normalized.split)
     other = Subset(np.zeros((10, 28, 28), np.float32), np.arange(10, dtype=np.uint8))
@@ -153,9 +153,7 @@ def test_the_choice_does_not_depend_on_the_test_images(normalized: Project, digi
     assert changed == {"test.npz", "manifest.parquet", "class_counts.csv", "summary.json"}
 
 
-def test_the_stage_reports_images_shared_by_subsets(
-    normalized: Project, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_stage_reports_images_shared_by_subsets(normalized: Project, capsys: pytest.CaptureFixture[str]) -> None:
     stage.run(normalized, PARAMS)
     train = load_train(normalized.split)
     test = Subset(train.images[:3], train.labels[:3])
@@ -173,10 +171,8 @@ def test_an_impossible_size_leaves_the_last_split_alone(normalized: Project) -> 
     assert _digests(normalized.split) == before
 
 
-def test_a_failing_disk_leaves_no_half_written_file(
-    normalized: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full_disk(path: Path, **arrays: Any) -> None:
+def test_a_failing_disk_leaves_no_half_written_file(normalized: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(path: Path, **arrays: object) -> None:
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 

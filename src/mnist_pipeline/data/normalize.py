@@ -62,7 +62,6 @@ def fit(scheme: Scheme, train_images: NDArray[np.uint8]) -> Normalization:
 
     Raises:
         UserError: `standard`, but all pixels are equal.
-
     """
     match scheme:
         case "unit":
@@ -106,7 +105,6 @@ def load_normalization(path: Path) -> Normalization:
 
     Raises:
         UserError: the file is missing, is not JSON, or holds something else.
-
     """
     content = read_json(path, made_by="mnist normalize")
     try:

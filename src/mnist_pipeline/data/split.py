@@ -32,7 +32,6 @@ def split_indices(labels: NDArray[np.uint8], validation_size: int, seed: int) ->
 
     Raises:
         UserError: the size leaves a class out of one of the two.
-
     """
     try:
         train, validation = train_test_split(
@@ -51,7 +50,6 @@ def check_split(labels: NDArray[np.uint8], train: Indices, validation: Indices) 
     Raises:
         RuntimeError: the two overlap or leave an image out, a class is missing from one of them, or its share
             of the validation images is a whole image or more away from its share of all.
-
     """
     if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(labels))):
         raise RuntimeError("The split is wrong: an image is in train and validation, or in neither.")
@@ -88,7 +86,6 @@ def count_duplicates(subsets: Mapping[str, Subset]) -> dict[str, int]:
     Returns:
         For each subset, under its name, how many images repeat an earlier one of it; for each two, under
         `b_in_a`, how many images of the later are also in the earlier.
-
     """
     prints = {name: [_fingerprint(image) for image in subset.images] for name, subset in subsets.items()}
     known = {name: set(of_images) for name, of_images in prints.items()}
@@ -103,6 +100,6 @@ def _fingerprint(image: NDArray[np.float32]) -> bytes:
 
 def _impossible(validation_size: int, images: int) -> UserError:
     return UserError(
-        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a digit "
-        f"out of train or validation; choose a size further from 0 and {images}, such as {images // 12}."
+        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a "
+        f"digit out of train or validation; choose a size further from 0 and {images}, such as {images // 12}."
     )

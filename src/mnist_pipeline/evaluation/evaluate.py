@@ -37,7 +37,6 @@ def write_report(
 
     Raises:
         UserError: the probabilities are not numbers, because training diverged.
-
     """
     metrics = evaluate_predictions(labels, probabilities)
     write_json(folder / "metrics.json", asdict(metrics))

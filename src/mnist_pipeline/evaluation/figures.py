@@ -137,7 +137,7 @@ def recall(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float
     axes.axhline(overall, linestyle="--", color=VERMILION)
     axes.set(ylim=(start, 1), xlabel="true digit", ylabel=f"read correctly (the bars start at {start:.0%})")
     axes.set_xticks(DIGITS, [f"{digit}\n{share[digit]:.1%}" for digit in DIGITS])
-    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
     axes.set_title(f"{name}: recall of each test digit, with 95% intervals\ndashed: all digits, {overall:.2%}")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -49,7 +49,6 @@ def evaluate_predictions(labels: NDArray[np.uint8], probabilities: NDArray[np.fl
 
     Raises:
         UserError: the probabilities are not numbers, because training diverged.
-
     """
     from sklearn.metrics import log_loss, precision_recall_fscore_support
 
@@ -103,7 +102,6 @@ def reliability_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float
     Returns:
         A row per bin: low and high (its ends), images and correct (counts), accuracy and confidence (means;
         NaN in an empty bin).
-
     """
     from pandas import DataFrame
 

@@ -1,8 +1,8 @@
 """Random distortions of a batch of images, inside the compiled graph and on the training device.
 
 Rotation, zoom, shear and shift are composed into one affine map per image, an elastic displacement is added to it, and
-the image is sampled once, bilinearly, with black outside. (Keras' random layers sample once each, take no black constant
-for digits by default and switch XLA off; see also Simard, Steinkraus and Platt 2003 for the elastic part.)
+the image is sampled once, bilinearly, with black outside. (Keras' random layers sample once each and switch XLA off.)
+The elastic part follows Simard, Steinkraus and Platt, "Best practices for convolutional neural networks", 2003.
 """
 
 import math
@@ -28,7 +28,6 @@ def augment(
 
     Returns:
         float32 (n, 28, 28).
-
     """
     import tensorflow as tf
 
@@ -45,7 +44,7 @@ def _uniform(shape: Any, seed: "tf.Tensor", stream: int, limit: float) -> "tf.Te
     import tensorflow as tf
 
     # The algorithm is named because "auto" means another one under XLA, and the draws would depend on the device.
-    folded = tf.random.experimental.stateless_fold_in(seed, stream, alg="philox")
+    folded: Any = tf.random.fold_in(seed, stream, alg="philox")
     return tf.random.stateless_uniform(shape, folded, minval=-limit, maxval=limit, alg="philox")
 
 
@@ -121,7 +120,6 @@ def sample_bilinear(images: "tf.Tensor", rows: "tf.Tensor", columns: "tf.Tensor"
 
     Returns:
         float32 (n, 28, 28).
-
     """
     import tensorflow as tf
 

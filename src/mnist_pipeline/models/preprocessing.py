@@ -1,7 +1,7 @@
 """The finished model: raw pixels in, probabilities out, with the normalization it was trained with inside."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mnist_pipeline.console import quiet_native_logs
 from mnist_pipeline.data.normalize import Normalization
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def with_preprocessing(network: "keras.Model", normalization: Normalization) -> "keras.Model":
     """Wrap a trained network into the model that is saved, registered and served.
 
-    Takes raw pixels 0-255, (n, 28, 28), as uint8 or any float; returns probabilities, float32 (n, 10). Made of Keras' own
-    layers only, so that whoever loads the file needs Keras and nothing of this project.
+    Takes raw pixels 0-255, (n, 28, 28), as uint8 or any float; returns probabilities, float32 (n, 10). Made of Keras'
+    own layers only, so that whoever loads the file needs Keras and nothing of this project.
     """
     import keras
     from keras import layers
@@ -36,7 +36,7 @@ def load_model(path: Path) -> "keras.Model":
     with quiet_native_logs():
         import keras
 
-        return keras.saving.load_model(path)
+        return cast("keras.Model", keras.saving.load_model(path))
 
 
 def network_of(model: "keras.Model") -> "keras.Model":

@@ -46,7 +46,6 @@ def read_digit(path: Path, index: int | None = None) -> DigitImage:
 
     Raises:
         UserError: it cannot be read, is too large, shows nothing, or has no image `index`.
-
     """
     return read_picture(path) if index is None else read_from_idx(path, index)
 
@@ -56,7 +55,6 @@ def read_from_idx(path: Path, index: int) -> DigitImage:
 
     Raises:
         UserError: it is missing, is not IDX with images of 28x28, or has no such image.
-
     """
     _require_file(path)
     try:
@@ -80,7 +78,6 @@ def read_picture(path: Path) -> DigitImage:
 
     Raises:
         UserError: it is missing, is no picture, is too large to open safely, or shows nothing.
-
     """
     pixels = _load_grey(path)
     low, high = int(pixels.min()), int(pixels.max())

@@ -41,7 +41,6 @@ def load_predictor(path: Path) -> Predictor:
 
     Raises:
         UserError: it is missing, is not a Keras model, or does not turn 28x28 images into ten numbers.
-
     """
     import keras
 

@@ -15,7 +15,6 @@ def run(project: Project) -> None:
 
     Raises:
         UserError: a file can be had from no source.
-
     """
     sources = list_sources(os.environ.get("MNIST_MIRROR", ""), os.environ.get("PIP_INDEX_URL", ""))
     fetched = download(project.raw, sources)

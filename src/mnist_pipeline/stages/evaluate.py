@@ -24,7 +24,6 @@ def run(project: Project, params: Params, name: str) -> None:
 
     Raises:
         UserError: the model or the test split is missing.
-
     """
     train_command = f"mnist train {name}"
     model_file = require(project.model_file(name), train_command)
@@ -55,5 +54,5 @@ def probabilities(model: "keras.Model", images: Any) -> Any:
     """Return the class probabilities of normalized images, float32 (n, 28, 28) to (n, 10)."""
     import keras
 
-    logits = network_of(model).predict(images, batch_size=BATCH, verbose=0)
+    logits = network_of(model).predict(images, BATCH, verbose=0)  # pyright: ignore[reportArgumentType]
     return keras.ops.convert_to_numpy(keras.ops.softmax(logits))

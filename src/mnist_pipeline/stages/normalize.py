@@ -13,7 +13,6 @@ def run(project: Project, params: Normalize) -> None:
 
     Raises:
         UserError: a raw file is missing or damaged.
-
     """
     train_images, train_labels = read_part(project.raw, "train")
     test_images, test_labels = read_part(project.raw, "t10k")
@@ -23,6 +22,6 @@ def run(project: Project, params: Normalize) -> None:
     save_subset(project.normalized / "test.npz", Subset(normalization.apply(test_images), test_labels))
     save_normalization(project.normalization, normalization)
     say(
-        f"Normalized {len(train_labels):,} + {len(test_labels):,} images by `{params.scheme}`: training pixels lie "
-        f"in {train.images.min():.3f} to {train.images.max():.3f}, paper is {normalization.black:.3f}."
+        f"Normalized {len(train_labels):,} + {len(test_labels):,} images by `{params.scheme}`: training pixels "
+        f"lie in {train.images.min():.3f} to {train.images.max():.3f}, paper is {normalization.black:.3f}."
     )

@@ -20,7 +20,6 @@ def run(project: Project, params: Params) -> None:
 
     Raises:
         UserError: a model of `params.yaml` is not trained or not evaluated yet.
-
     """
     results = {name: read_results(project, name) for name in params.models}
     name = choose(results)

@@ -24,7 +24,6 @@ def run(project: Project, params: Split) -> None:
 
     Raises:
         UserError: a normalized file is missing or damaged, or the validation size leaves a class out.
-
     """
     whole = load_subset(project.normalized / "train.npz", made_by="mnist normalize")
     test = load_subset(project.normalized / "test.npz", made_by="mnist normalize")

@@ -18,7 +18,6 @@ def run(project: Project, params: Params, name: str) -> None:
 
     Raises:
         UserError: the splits are missing, the device is not there, or the training diverged.
-
     """
     model_params = params.model(name)
     device = choose_device(params.device)

@@ -15,8 +15,8 @@ CHAMPION = "champion"
 """Alias of the version to use."""
 
 _DESCRIPTION = """\
-Reads one handwritten digit. Takes raw pixels 0-255 (uint8 or float, shape (n, 28, 28), light ink on dark paper), returns
-ten class probabilities (n, 10); the normalization is inside.
+Reads handwritten digits. Takes raw pixels 0-255 (uint8 or float, shape (n, 28, 28), light ink on dark paper) and
+returns ten class probabilities (n, 10); the normalization is inside.
 
 `mlflow.pyfunc.load_model("models:/mnist@champion").predict(images)`
 """
@@ -33,7 +33,6 @@ def register_champion(
         digest: MD5 of the model file.
         description: Markdown for a new version.
         tags: of a new version.
-
     """
     _ensure_registered_model(client)
     version = _version_of(client, digest) or client.create_model_version(

@@ -3,7 +3,7 @@
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,7 +47,6 @@ class TrainingRun:
         Args:
             model: raw pixels (n, 28, 28) in, probabilities (n, 10) out; the content of `model.keras`.
             metrics: the content of `metrics.json`.
-
         """
         import mlflow
 
@@ -73,7 +72,7 @@ def training_run(
     subsets: Mapping[str, Subset],
     *,
     tags: Mapping[str, str],
-) -> Iterator[TrainingRun]:
+) -> Generator[TrainingRun]:
     """Open the run of one training; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
     Args:
@@ -82,7 +81,6 @@ def training_run(
         name: of the model in `params.models`.
         subsets: the data that training reads, by name (`train`, `validation`).
         tags: more to say about the run, such as its device.
-
     """
     import mlflow
 
@@ -130,10 +128,10 @@ def find_or_restore_run(
     subsets: Mapping[str, Subset],
     metrics: Mapping[str, float],
 ) -> str:
-    """Return the id of the run that made `models/<name>/model.keras`, rebuilding the run from the stage's files if need be.
+    """Return the id of the run that made `models/<name>/model.keras`; rebuild the run from the files if it is gone.
 
-    DVC restores a stage from its cache without running it, and a fresh clone may pull a model that was trained elsewhere:
-    the store then knows nothing of the run, but the files hold all it said.
+    DVC restores a stage from its cache without running it, and a fresh clone may pull a model that was trained
+    elsewhere: the store then knows nothing of the run, but the files hold all it said.
     """
     client = open_store(project)
     if found := find_run(client, project.model_file(name)):
@@ -193,6 +191,7 @@ def _log_model(model: "keras.Model", name: str, *, best_epoch: int) -> None:
 def _log_datasets(project: Project, subsets: Mapping[str, Subset], *, context: str) -> dict[str, Any]:
     """Log the subsets as the run's inputs, each with DVC's hash of its file as the digest."""
     import mlflow
+    from mlflow.data.numpy_dataset import from_numpy
 
     datasets: dict[str, Any] = {}
     for name, subset in subsets.items():
@@ -200,7 +199,7 @@ def _log_datasets(project: Project, subsets: Mapping[str, Subset], *, context: s
         with warnings.catch_warnings():
             # MLflow has one class for local files, registered under two names, and warns about having to choose.
             warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple")
-            datasets[name] = mlflow.data.from_numpy(
+            datasets[name] = from_numpy(
                 subset.images,
                 targets=subset.labels,
                 source=str(path.relative_to(project.root)),
@@ -213,7 +212,7 @@ def _log_datasets(project: Project, subsets: Mapping[str, Subset], *, context: s
 
 def _used_params(params: Params, name: str) -> dict[str, Any]:
     """Return what of `params.yaml` this model's training depends on."""
-    return params.model_dump(mode="json", exclude={"models"}) | params.model(name).model_dump(mode="json")
+    return params.model_dump(mode="json", exclude={"models", "tune"}) | params.model(name).model_dump(mode="json")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

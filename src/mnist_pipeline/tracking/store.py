@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "mnist"
-"""The experiment of the pipeline's runs; `MLFLOW_EXPERIMENT_NAME`, if set, wins."""
+"""The experiment of the pipeline's runs; `MLFLOW_EXPERIMENT_NAME`, if set, wins. Studies go to `<name>-tuning`."""
 
 _DESCRIPTION = """\
 One run per trained model of the `mnist` pipeline (`dvc repro`).
@@ -22,6 +22,13 @@ One run per trained model of the `mnist` pipeline (`dvc repro`).
 * The best model is version `champion` of the registered model `mnist`.
 """
 
+_TUNING_DESCRIPTION = """\
+One run per study of `mnist tune`, with one child run per trial.
+
+* A trial is FINISHED if it trained to the end, KILLED if it was pruned, FAILED with the reason in its tag `error`.
+* All accuracies are on the validation split: the test split takes no part.
+"""
+
 
 def tracking_uri(project: Project) -> str:
     """Return `MLFLOW_TRACKING_URI` if set, otherwise the project's own `mlflow.db`."""
@@ -29,11 +36,10 @@ def tracking_uri(project: Project) -> str:
 
 
 def open_store(project: Project) -> "MlflowClient":
-    """Point MLflow at the project's store, creating the store and the experiment if they are not there yet.
+    """Point MLflow at the project's store, creating the store and the experiments if they are not there yet.
 
     Raises:
         UserError: the store cannot be reached or written.
-
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
@@ -50,7 +56,11 @@ def open_store(project: Project) -> "MlflowClient":
         project.artifacts.mkdir(parents=True, exist_ok=True)
         with FileLock(project.artifacts / ".store.lock"):
             client = mlflow.MlflowClient()
-            _ensure_experiment(project, client, local=not uri.startswith("http"))
+            for name, description in (
+                (experiment_name(), _DESCRIPTION),
+                (tuning_experiment_name(), _TUNING_DESCRIPTION),
+            ):
+                _ensure_experiment(project, client, name, description, local=not uri.startswith("http"))
     except (MlflowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -65,6 +75,11 @@ def experiment_name() -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
+def tuning_experiment_name() -> str:
+    """Return the name of the experiment that studies go to."""
+    return f"{experiment_name()}-tuning"
+
+
 def public_uri(uri: str) -> str:
     """Return `uri` without what could be a secret: user name, password, query."""
     from urllib.parse import urlsplit, urlunsplit
@@ -74,19 +89,18 @@ def public_uri(uri: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", "")) if host else uri.partition("?")[0]
 
 
-def _ensure_experiment(project: Project, client: "MlflowClient", *, local: bool) -> None:
+def _ensure_experiment(project: Project, client: "MlflowClient", name: str, description: str, *, local: bool) -> None:
     """Create the experiment once.
 
-    The client creates it, with a location in the project: one made by a server would point to `mlflow-artifacts:/`, which
-    a client without a server cannot use.
+    The client creates it, with a location in the project: one made by a server would point to `mlflow-artifacts:/`,
+    which a client without a server cannot use.
     """
-    name = experiment_name()
     if client.get_experiment_by_name(name) is None:
         client.create_experiment(
             name,
             artifact_location=(project.artifacts / name).as_uri() if local else None,
             tags={
-                "mlflow.note.content": _DESCRIPTION,
+                "mlflow.note.content": description,
                 "mlflow.experiment.primaryMetric.name": "best_validation_accuracy",
                 "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
             },

@@ -15,7 +15,6 @@ def serve(project: Project, port: int) -> Never:
 
     Raises:
         UserError: `MLFLOW_TRACKING_URI` points to a server, which has a page of its own.
-
     """
     uri = tracking_uri(project)
     if uri.startswith("http"):

@@ -24,6 +24,9 @@ LOGS = {
 DIGITS = 6
 """Decimals that are kept: Keras' metrics are float32, and 4895 of 5000 should read 0.979."""
 
+DIVERGED = 100.0
+"""A loss that is forty times that of guessing (2.3) will not come back to anything useful."""
+
 OnEpoch = Callable[[Epoch], bool | None]
 """Called after each epoch; `True` asks the training to stop here."""
 
@@ -50,10 +53,10 @@ class EpochReporter(keras.callbacks.Callback):
             learning_rate=float(self.model.optimizer.learning_rate),
             seconds=time.perf_counter() - self._started,
         )
-        if not math.isfinite(record.loss) or not math.isfinite(record.validation_loss):
+        if not (record.loss < DIVERGED and record.validation_loss < DIVERGED):  # so that NaN is caught, too
             raise UserError(
-                f"Training diverged in epoch {record.epoch}: the loss is {record.loss}, the validation loss "
-                f"{record.validation_loss}; lower training.optimizer.learning_rate in params.yaml."
+                f"Training diverged in epoch {record.epoch}: the loss is {record.loss:g}, the validation loss "
+                f"{record.validation_loss:g}; lower training.optimizer.learning_rate in params.yaml."
             )
         self.history.append(record)
         if self._on_epoch(record):

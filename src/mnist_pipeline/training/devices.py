@@ -1,13 +1,10 @@
 """Where a training runs, and in which precision."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from mnist_pipeline.console import quiet_native_logs
 from mnist_pipeline.errors import UserError
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,13 @@ class Device:
             "strategy": self.strategy,
         }
 
-    def scope(self) -> "tf.distribute.Strategy":
+    def distribution(self) -> Any:
         """Return the distribution strategy under whose `scope()` the model must be built."""
         import tensorflow as tf
 
         if len(self.names) > 1:
             return tf.distribute.MirroredStrategy(self.names)
-        return tf.distribute.OneDeviceStrategy(self.names[0]) if self.kind == "gpu" else tf.distribute.get_strategy()
+        return tf.distribute.get_strategy()
 
 
 def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
@@ -52,7 +49,6 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
 
     Raises:
         UserError: `gpu` is wanted and TensorFlow sees none.
-
     """
     import tensorflow as tf
 
@@ -61,8 +57,8 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
     if wanted == "gpu" and not gpus:
         seen = ", ".join(device.name for device in tf.config.list_physical_devices()) or "no device"
         raise UserError(
-            f"params.yaml: device is `gpu`, but TensorFlow {tf.__version__} sees only {seen}: install the CUDA libraries "
-            "with `pip install '.[gpu]'` (Linux, NVIDIA driver needed), or set device to `auto` or `cpu`."
+            f"params.yaml: device is `gpu`, but TensorFlow {tf.__version__} sees only {seen}: install the CUDA "
+            "libraries with `pip install '.[gpu]'` (Linux, NVIDIA driver needed), or set device to `auto` or `cpu`."
         )
     if wanted == "cpu" or not gpus:
         # A model that is told to stay on the CPU must not take the GPU's memory all the same.
@@ -75,7 +71,7 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
 
 
 def _gpu_precision(
-    gpus: "list[tf.config.PhysicalDevice]",
+    gpus: list[Any],
 ) -> Literal["float32", "mixed_float16", "mixed_bfloat16"]:
     """Choose by the weakest GPU: bfloat16 from Ampere (8.0) on, float16 where there are tensor cores (7.0)."""
     import tensorflow as tf

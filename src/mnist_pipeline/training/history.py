@@ -49,5 +49,6 @@ def read_history(path: Path) -> list[Epoch]:
     """Read what `write_history` wrote, bit for bit."""
     import pandas as pd
 
-    rows = pd.read_csv(path, float_precision="round_trip").to_dict("records")
-    return [Epoch(**{str(key): value for key, value in row.items()}) for row in rows]
+    # As text, because Python reads back what it wrote, and pandas rounds the last bit.
+    rows = pd.read_csv(path, dtype=str).to_dict("records")
+    return [Epoch(**{str(key): (int if key == "epoch" else float)(value) for key, value in row.items()}) for row in rows]

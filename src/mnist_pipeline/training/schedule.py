@@ -47,7 +47,7 @@ def _one_cycle(peak: float, total_steps: int, warmup: float) -> "keras.optimizer
     """Build the schedule that Keras lacks (Smith and Topin 2018, with the cosine legs of fastai and PyTorch)."""
     import math
 
-    from keras import ops
+    import tensorflow as tf
     from keras.optimizers import schedules
 
     rise = max(1, round(warmup * total_steps))
@@ -56,17 +56,17 @@ def _one_cycle(peak: float, total_steps: int, warmup: float) -> "keras.optimizer
 
     class OneCycleSchedule(schedules.LearningRateSchedule):
         def __call__(self, step: Any) -> Any:
-            step = ops.cast(step, "float32")
-            return ops.where(
+            step = tf.cast(step, tf.float32)
+            return tf.where(
                 step < rise,
                 _half_cosine(start, peak, step / rise),
-                _half_cosine(peak, end, ops.minimum((step - rise) / fall, 1.0)),
+                _half_cosine(peak, end, tf.minimum((step - rise) / fall, 1.0)),
             )
 
         def get_config(self) -> dict[str, Any]:
             return {"peak": peak, "total_steps": total_steps, "warmup": warmup}
 
     def _half_cosine(first: float, last: float, share: Any) -> Any:
-        return last + (first - last) * (1 + ops.cos(math.pi * share)) / 2
+        return last + (first - last) * (1 + tf.cos(math.pi * share)) / 2
 
     return OneCycleSchedule()

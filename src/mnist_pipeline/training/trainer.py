@@ -68,19 +68,18 @@ def train(
 
     Raises:
         UserError: the batch is larger than the training set, or the loss is not finite.
-
     """
     started = time.perf_counter()
     steps = steps_per_epoch(model, len(train_data))
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(device.precision)
-    with device.scope().scope():
+    with device.distribution().scope():
         trained = TrainingModel(build_network(model.architecture), model, train_data, seed=seed, black=black)
         trained.compile(
             optimizer=build_optimizer(model.training, steps * model.training.epochs),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            jit_compile=device.xla,
+            jit_compile=device.xla,  # pyright: ignore[reportArgumentType]
         )
     history: list[Epoch] = []
     best = BestWeights(history, model.training.early_stopping)
@@ -92,7 +91,7 @@ def train(
         validation_batch_size=VALIDATION_BATCH,
         callbacks=[EpochReporter(on_epoch, history), best],  # the record first: the best is chosen from it
         shuffle=False,  # `batches` shuffles
-        verbose=0,
+        verbose=0,  # pyright: ignore[reportArgumentType]
     )
     trained.network.set_weights(best.best)
     return TrainingResult(trained.network, tuple(history), time.perf_counter() - started)
@@ -103,7 +102,6 @@ def steps_per_epoch(model: ModelParams, images: int) -> int:
 
     Raises:
         UserError: not even one.
-
     """
     if steps := images // model.training.batch_size:
         return steps
@@ -116,13 +114,13 @@ def steps_per_epoch(model: ModelParams, images: int) -> int:
 def batches(images: int, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
     """Yield (indices, positions) per step, int64 (batch,) each: which images, and where in the whole training.
 
-    Each epoch is a new permutation that depends on (seed, epoch) alone. A position counts examples from the start of the
-    training, so that augmentation can derive its draws from it wherever the training runs or resumes.
+    Each epoch is a new permutation that depends on (seed, epoch) alone. A position counts examples from the start of
+    the training, so that augmentation can derive its draws from it wherever the training runs or resumes.
     """
     per_epoch = images // batch_size * batch_size
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
+        order = tf.random.experimental.stateless_shuffle(  # pyright: ignore[reportAttributeAccessIssue]
             tf.range(images, dtype=tf.int64),
             seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
             alg="philox",

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 
@@ -14,8 +13,9 @@ class Predictions:
     images: NDArray[np.float32]
 
 
-def predict(labels: NDArray[np.uint8], wrong: int) -> Predictions:
-    """Read the first `wrong` labels as the next digit, all with a confidence between 0.55 and 0.95."""
+def fake(digits: list[int], wrong: int) -> Predictions:
+    """Read the first `wrong` digits as the next one, all with a confidence between 0.55 and 0.95."""
+    labels = np.array(digits, np.uint8)
     generator = np.random.default_rng(0)
     read = labels.copy()
     read[:wrong] = (read[:wrong] + 1) % 10
@@ -23,16 +23,8 @@ def predict(labels: NDArray[np.uint8], wrong: int) -> Predictions:
     probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
     probabilities[np.arange(len(labels)), read] = confidence
     images = generator.normal(size=(len(labels), 28, 28)).astype(np.float32)
-    return Predictions(labels, probabilities, images)
+    return Predictions(labels, probabilities.astype(np.float32), images)
 
 
-@pytest.fixture(scope="session")
-def good() -> Predictions:
-    """500 images, 30 misread."""
-    return predict(np.arange(500, dtype=np.uint8) % 10, wrong=30)
-
-
-@pytest.fixture(scope="session")
-def perfect() -> Predictions:
-    """50 images, none misread."""
-    return predict(np.arange(50, dtype=np.uint8) % 10, wrong=0)
+GOOD = fake([*range(10)] * 50, wrong=30)
+PERFECT = fake([*range(10)] * 5, wrong=0)

@@ -1,0 +1,154 @@
+"""Studies in MLflow: one run per study, one child run per trial, with statuses that agree with the study's journal."""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.lineage import code_diff, lineage_tags
+from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
+from mnist_pipeline.training.history import Epoch
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+STUDY = "study_id"
+"""Tag that joins a study's run to the study; names can be used again, these are unique."""
+TRIAL = "trial"
+"""Tag with the number of a child run's trial."""
+MAX_RUNS = 50_000
+"""The most that one search may return."""
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended."""
+
+    number: int
+    """From 0."""
+    status: Literal["FINISHED", "KILLED", "FAILED"]
+    """Complete, pruned, failed."""
+    values: Mapping[str, Any]
+    """Its parameters, by dotted path."""
+    metrics: Mapping[str, float]
+    """What it came to; empty if it failed."""
+    error: str | None
+    """Why it failed."""
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """The run of one study, from any process."""
+
+    client: "MlflowClient"
+    run_id: str
+
+    @classmethod
+    def open(cls, project: Project, run_id: str) -> Self:
+        """Connect to the run of a study that another process has opened."""
+        return cls(open_store(project), run_id)
+
+    def start_trial(self, number: int, values: Mapping[str, Any]) -> str:
+        """Create the child run of a trial and return its id."""
+        from mlflow.entities import Param
+
+        study = self.client.get_run(self.run_id)
+        tags = {
+            key: study.data.tags[key]
+            for key in ("model", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+            if key in study.data.tags
+        }
+        run_id = self.client.create_run(
+            study.info.experiment_id,
+            tags={**tags, "mlflow.parentRunId": self.run_id, TRIAL: str(number)},
+            run_name=f"{study.info.run_name} {number}",
+        ).info.run_id
+        self.client.log_batch(run_id, params=[Param(path, str(value)) for path, value in values.items()])
+        return run_id
+
+    def log_epoch(self, run_id: str, epoch: Epoch) -> None:
+        """Log an epoch's metrics at its step, in one request."""
+        metrics = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
+        metrics["epoch_seconds"] = metrics.pop("seconds")
+        self._log_metrics(run_id, metrics, epoch.epoch)
+
+    def end_trial(self, run_id: str, end: TrialEnd) -> None:
+        """Close a child run. Doing it twice changes nothing."""
+        self._log_metrics(run_id, end.metrics, int(end.metrics.get("best_epoch", 0)))
+        if end.error is not None:
+            self.client.set_tag(run_id, "error", end.error[:5_000])
+        self.client.set_terminated(run_id, end.status)
+
+    def reconcile(self, ends: Iterable[TrialEnd]) -> None:
+        """Make the child runs agree with how the trials ended, wherever a process was killed between the two."""
+        runs = {int(run.data.tags[TRIAL]): run for run in self._children()}
+        for end in ends:
+            run = runs.get(end.number)
+            if run is None or run.info.status != end.status:
+                self.end_trial(run.info.run_id if run else self.start_trial(end.number, end.values), end)
+
+    def log_result(self, metrics: Mapping[str, float], best: Mapping[str, Any], trials_csv: str) -> None:
+        """Log what the study has come to so far: its numbers, its best values and the table of its trials."""
+        self._log_metrics(self.run_id, metrics, 0)
+        self.client.log_dict(self.run_id, dict(best), "best.yaml")
+        self.client.log_text(self.run_id, trials_csv, "trials.csv")
+
+    def _children(self) -> "list[Run]":
+        return self.client.search_runs(
+            [self.client.get_run(self.run_id).info.experiment_id],
+            filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'",
+            max_results=MAX_RUNS,
+        )
+
+    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+
+@contextmanager
+def study_run(
+    project: Project, name: str, study_id: str, definition: Mapping[str, Any], tags: Mapping[str, str]
+) -> Generator[StudyRun]:
+    """Open the run of a study, or go on with it; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
+
+    Args:
+        project: whose store and files.
+        name: of the study.
+        study_id: unique to the study.
+        definition: all that its trials share, and what varies and how, by dotted path; `model` is the model's name.
+        tags: more to say about the run.
+    """
+    import mlflow
+
+    client = open_store(project)
+    with mlflow.start_run(**_which_run(client, name, study_id, definition["model"])) as run:
+        try:
+            mlflow.set_tags({**lineage_tags(project), **tags})  # of the session that ran last
+            mlflow.log_params(dict(definition))
+            mlflow.log_artifact(str(project.params))
+            if diff := code_diff(project.root):
+                mlflow.log_text(diff, "uncommitted.diff")
+            yield StudyRun(client, run.info.run_id)
+        except (KeyboardInterrupt, SystemExit):
+            mlflow.end_run("KILLED")
+            raise
+
+
+def _which_run(client: "MlflowClient", name: str, study_id: str, model: str) -> dict[str, Any]:
+    """Return the arguments with which MLflow goes on with the study's run, or starts it."""
+    experiment = client.get_experiment_by_name(tuning_experiment_name())
+    found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
+    if found:
+        return {"run_id": found[0].info.run_id}
+    source = {"mlflow.source.name": f"mnist tune {model} --study {name}", "mlflow.source.type": "PROJECT"}
+    return {
+        "experiment_id": experiment.experiment_id,
+        "run_name": name,
+        "tags": {STUDY: study_id, "model": model, **source},
+    }

@@ -1,0 +1,87 @@
+"""`mnist tune`: one session of a study, from the checks to the result."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import optuna
+from filelock import Timeout
+
+from mnist_pipeline.console import quiet_native_logs, say, warn
+from mnist_pipeline.data.dataset import load_validation
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.tracking.studies import StudyRun, study_run
+from mnist_pipeline.tuning.plan import OBJECTIVE, Plan
+from mnist_pipeline.tuning.progress import best_of
+from mnist_pipeline.tuning.report import show_result, summary_numbers, trials_table
+from mnist_pipeline.tuning.space import current_values
+from mnist_pipeline.tuning.study import DONE, create_or_resume, decode, mend, session_lock
+
+
+def tune(plan: Plan) -> None:
+    """Run the study until it has the trials asked for; an interrupted or killed one goes on where it stopped.
+
+    Raises:
+        UserError: the study is running elsewhere or is about something else, the data are missing, or trials fail.
+    """
+    definition = plan.definition()
+    with _alone(plan):
+        study = create_or_resume(plan.file, definition, current_values(plan.space, plan.model))
+        mend(study, plan.file)  # nobody else runs it, so what is RUNNING was left by a process that is gone
+        if _done(study) < plan.trials:
+            _run(plan, study)
+    say(_state(plan, study))
+    show_result(study, len(load_validation(plan.project.split)))
+
+
+def _run(plan: Plan, study: optuna.Study) -> None:
+    with quiet_native_logs():
+        from mnist_pipeline.tuning.workers import run_worker, trial_ends
+    with _recorded(plan, study) as record:
+        record.reconcile(trial_ends(plan, study))
+        say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most.")
+        try:
+            run_worker(plan, 0, record.run_id)
+        except KeyboardInterrupt:
+            warn(f"{_state(plan, study)}; the same command goes on from here.")
+            raise
+
+
+@contextmanager
+def _alone(plan: Plan) -> Generator[None]:
+    """Hold the study for this session."""
+    lock = session_lock(plan.file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"The study {plan.study} is running in another process: wait for it, or start another with --study NAME."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _recorded(plan: Plan, study: optuna.Study) -> Generator[StudyRun]:
+    """Open the study's run in MLflow; leave in it what the study has come to, however the session ends."""
+    tags = {"sampler": "TPE", "pruner": plan.params.tune.pruner, "objective": OBJECTIVE}
+    attributes = study.user_attrs
+    with study_run(plan.project, plan.study, attributes["id"], attributes["definition"], tags) as record:
+        try:
+            yield record
+        finally:
+            best = best_of(study.get_trials(deepcopy=False))
+            record.log_result(
+                summary_numbers(study),
+                decode(plan.space, best.params) if best else {},
+                trials_table(study).to_csv(index=False),
+            )
+
+
+def _done(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=DONE))
+
+
+def _state(plan: Plan, study: optuna.Study) -> str:
+    return f"Study {plan.study} of {plan.name}: {_done(study)} of {plan.trials} trials done"

@@ -1,0 +1,123 @@
+"""What a study is to do, checked before anything starts. Quick to import: neither TensorFlow nor Optuna."""
+
+import json
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.files import require
+from mnist_pipeline.params import ModelParams, Params
+from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.lineage import file_digest
+from mnist_pipeline.tuning.space import Space, apply, fixed_values, space_of
+
+OBJECTIVE = "validation_accuracy"
+"""What is maximized: the accuracy on the validation split in the best epoch."""
+SUBSETS = ("train", "validation")
+"""The data that a study reads. The test split is not for choosing."""
+EPOCHS = "training.epochs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a worker needs to know; it can be sent to another process."""
+
+    project: Project
+    params: Params
+    name: str
+    """Of the model."""
+    model: ModelParams
+    """Its current parameters, with the study's number of epochs."""
+    space: Space
+    """What varies."""
+    study: str
+    """Name of the study."""
+    trials: int
+    """How many must end complete or pruned."""
+    until: float | None
+    """No trial starts after this (seconds since 1970)."""
+
+    @property
+    def file(self) -> Path:
+        """The study's journal, which `optuna-dashboard` reads too."""
+        return self.project.studies / f"{self.study}.log"
+
+    def definition(self) -> dict[str, Any]:
+        """Return what makes this study this one and not another, as flat JSON.
+
+        The current values of what varies are no part of it: adopting the winner must not end the study.
+        """
+        data = {subset: require(self.project.split / f"{subset}.npz", "mnist split") for subset in SUBSETS}
+        return {
+            "model": self.name,
+            "objective": OBJECTIVE,
+            "seed": self.params.seed,
+            **{f"data.{subset}": file_digest(file) for subset, file in data.items()},
+            **fixed_values(self.space, self.model),
+            **{f"space.{path}": text for path, text in self.space_as_text().items()},
+        }
+
+    def space_as_text(self) -> dict[str, str]:
+        """Return each range as JSON."""
+        return {path: json.dumps(values.model_dump(exclude_defaults=True)) for path, values in self.space.items()}
+
+
+def make_plan(
+    project: Project,
+    params: Params,
+    name: str,
+    *,
+    trials: int,
+    timeout: str | None = None,
+    study: str | None = None,
+    epochs: int | None = None,
+) -> Plan:
+    """Check what the user asked for.
+
+    Args:
+        project: whose data and store.
+        params: all of `params.yaml`.
+        name: of the model.
+        trials: how many must end complete or pruned, those of earlier sessions included.
+        timeout: how long trials may start, such as `30m`; None is for ever.
+        study: its name; the model's if None.
+        epochs: of each trial; the model's own if None.
+
+    Raises:
+        UserError: the space, the name, the time or the epochs cannot be used.
+
+    """
+    space = space_of(params, name)
+    study = study or name
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", study):
+        raise UserError(f"--study {study!r} cannot name a file: use letters, digits, - and _, 61 characters at most.")
+    if epochs and EPOCHS in space:
+        raise UserError(f"--epochs and tune.space.{name}.{EPOCHS} exclude each other: leave one out.")
+    model = params.model(name)
+    return Plan(
+        project=project,
+        params=params,
+        name=name,
+        model=apply(model, {EPOCHS: epochs}) if epochs else model,
+        space=space,
+        study=study,
+        trials=trials,
+        until=time.time() + parse_duration(timeout) if timeout else None,
+    )
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in `90s`, `30m`, `2h` or `1h30m`.
+
+    Raises:
+        UserError: it is none of these, or zero.
+
+    """
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    if not (total := hours * 3600 + minutes * 60 + seconds):
+        raise UserError(f"--timeout {text!r} is not a time: write it like 90s, 30m, 2h or 1h30m.")
+    return float(total)

@@ -1,0 +1,111 @@
+"""Augmentation moves ink where its parameters say, and its draws depend on the seed alone."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mnist_pipeline.params import Augmentation
+
+tf = pytest.importorskip("tensorflow")
+
+OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4}
+IMAGES: NDArray[np.float32] = np.random.default_rng(0).random((16, 28, 28), dtype=np.float32)
+
+
+def distort(images: Any = IMAGES, seed: int = 0, strength: float = 1.0, black: float = 0.0, **knobs: float) -> Any:
+    from mnist_pipeline.models.augmentation import augment
+
+    augmentation = Augmentation.model_validate(OFF | knobs)
+    return augment(
+        tf.constant(images), augmentation, tf.constant([seed, 0], tf.int64), black=black, strength=strength
+    ).numpy()
+
+
+def warp(image: NDArray[np.float32], **draw: float) -> NDArray[np.float32]:
+    """Apply a known map to one image, by the functions that `augment` is made of."""
+    from mnist_pipeline.models.augmentation import _affine_grid, sample_bilinear
+
+    names = ("rotation", "shear", "zoom_rows", "zoom_columns", "shift_rows", "shift_columns")
+    rows, columns = _affine_grid({name: tf.constant([float(draw.get(name, 0))]) for name in names})
+    return sample_bilinear(tf.constant(image[None]), rows, columns, 0.0).numpy()[0]
+
+
+def dot(row: int, column: int) -> NDArray[np.float32]:
+    image = np.zeros((28, 28), np.float32)
+    image[row, column] = 1
+    return image
+
+
+def peak(image: NDArray[np.float32]) -> tuple[int, int]:
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    return int(row), int(column)
+
+
+def test_zero_strength_is_the_identity() -> None:
+    np.testing.assert_allclose(distort(), IMAGES, atol=1e-6)
+    np.testing.assert_allclose(distort(rotation=30, shift=3, elastic=2, strength=0.0), IMAGES, atol=1e-6)
+
+
+def test_a_shift_moves_down_and_right() -> None:
+    assert peak(warp(dot(10, 12), shift_rows=3)) == (13, 12)
+    assert peak(warp(dot(10, 12), shift_columns=4)) == (10, 16)
+
+
+def test_a_rotation_is_counter_clockwise_about_the_centre() -> None:
+    # The centre is (13.5, 13.5): what is 8.5 to the right of it goes 8.5 above it.
+    assert peak(warp(dot(14, 22), rotation=math.pi / 2)) == (5, 14)
+
+
+def test_zoom_enlarges_along_its_axis_and_shear_slants() -> None:
+    bar = np.zeros((28, 28), np.float32)
+    bar[10:18, 10:18] = 1
+    taller = warp(bar, zoom_rows=0.5)
+    assert taller.sum(axis=0).max() == pytest.approx(12, abs=0.5)
+    assert taller.sum(axis=1).max() == pytest.approx(8, abs=0.1)
+    line = np.zeros((28, 28), np.float32)
+    line[4:24, 14] = 1
+    slanted = warp(line, shear=math.pi / 4)
+    assert peak(slanted[6:7])[1] < 14 < peak(slanted[21:22])[1]
+
+
+def test_every_image_gets_its_own_draw_and_every_seed_others() -> None:
+    same = np.repeat(IMAGES[:1], 16, axis=0)
+    drawn = distort(same, rotation=20, shift=2)
+    assert len({image.tobytes() for image in drawn}) == 16
+    assert not np.array_equal(drawn, distort(same, seed=1, rotation=20, shift=2))
+    np.testing.assert_array_equal(drawn, distort(same, rotation=20, shift=2))
+
+
+def test_what_comes_in_from_outside_is_black_on_any_scale() -> None:
+    paper = np.full((16, 28, 28), -0.42, np.float32)
+    np.testing.assert_allclose(distort(paper, black=-0.42, rotation=40, shift=8, zoom=0.3), paper, atol=1e-6)
+
+
+def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth() -> None:
+    from mnist_pipeline.models.augmentation import _displacement
+
+    augmentation = Augmentation.model_validate(OFF | {"elastic": 2.0})
+    down, right = (part.numpy() for part in _displacement(augmentation, 500, tf.constant([0, 0], tf.int64), 1.0))
+    assert down.std() == pytest.approx(2.0, rel=0.05)
+    assert right.std() == pytest.approx(2.0, rel=0.05)
+    assert np.abs(np.diff(down, axis=1)).mean() < 0.6
+    assert abs(np.corrcoef(down.ravel(), right.ravel())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("elastic", [0, 1.5])
+def test_xla_gives_the_same_images_and_keeps_shape_and_type(elastic: float) -> None:
+    knobs = {"rotation": 10, "shift": 2, "zoom": 0.1, "shear": 5, "elastic": elastic}
+    compiled = tf.function(lambda: distort_graph(knobs), jit_compile=True)().numpy()
+    assert compiled.shape == IMAGES.shape
+    assert compiled.dtype == np.float32
+    np.testing.assert_allclose(compiled, distort(**knobs), atol=1e-4)
+
+
+def distort_graph(knobs: dict[str, float]) -> Any:
+    from mnist_pipeline.models.augmentation import augment
+
+    augmentation = Augmentation.model_validate(OFF | knobs)
+    return augment(tf.constant(IMAGES), augmentation, tf.constant([0, 0], tf.int64), black=0.0)

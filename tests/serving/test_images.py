@@ -1,0 +1,195 @@
+"""Reading pictures: what a user draws or photographs becomes what MNIST holds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.serving.images import LEAST_CONTRAST, fit, read_digit
+
+Pixels = NDArray[np.uint8]
+
+quick = settings(max_examples=30, deadline=None)  # no deadline: a busy machine is no failure
+
+
+def seven(scale: float = 10, shift: tuple[float, float] = (0, 0), field: int = 400) -> Pixels:
+    """Draw a 7, white on black: `scale` pixels to the unit, in a square field of `field` pixels."""
+    image = Image.new("L", (field, field))
+    corners = [(5, 4), (13, 4), (8, 18)]
+    line = [(x * scale + shift[0], y * scale + shift[1]) for x, y in corners]
+    ImageDraw.Draw(image).line(line, fill=255, width=round(2 * scale), joint="curve")
+    return np.asarray(image)
+
+
+def save(path: Path, pixels: NDArray[np.uint8 | np.uint16], **options: Any) -> Path:
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    """Mean absolute difference in grey levels."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+def test_a_drawing_is_sized_and_centred_as_mnist_s_digits_are(tmp_path: Path) -> None:
+    image = read_digit(save(tmp_path / "seven.png", seven(shift=(150, 90))))
+    assert image.pixels.shape == (28, 28)
+    assert image.pixels.dtype == np.uint8
+    assert not image.inverted
+    rows, columns = np.nonzero(image.pixels)
+    assert np.ptp(rows) + 1 == 20
+    assert np.ptp(columns) + 1 < 20, "the aspect ratio is kept"
+    assert image.pixels.max() == 255
+    mass = image.pixels / image.pixels.sum()
+    assert (mass.sum(axis=1) * np.arange(28)).sum() == pytest.approx(14, abs=0.5)
+    assert (mass.sum(axis=0) * np.arange(28)).sum() == pytest.approx(14, abs=0.5)
+
+
+@quick
+@given(
+    scale=st.floats(4, 14), horizontal=st.integers(0, 150), vertical=st.integers(0, 100), field=st.integers(400, 600)
+)
+def test_size_and_place_on_the_paper_do_not_matter(scale: float, horizontal: int, vertical: int, field: int) -> None:
+    moved = fit(seven(scale, (horizontal, vertical), field))
+    assert difference(moved, fit(seven())) < 6
+
+
+@pytest.mark.parametrize("side", [28, 200])
+def test_dark_on_light_is_inverted_and_said_to_be(tmp_path: Path, side: int) -> None:
+    pixels = seven(scale=side / 22, field=side)
+    light = read_digit(save(tmp_path / "light.png", pixels))
+    dark = read_digit(save(tmp_path / "dark.png", 255 - pixels))
+    assert (light.inverted, dark.inverted) == (False, True)
+    np.testing.assert_array_equal(light.pixels, dark.pixels)
+
+
+@quick
+@given(seed=st.integers(0, 2**32 - 1), peak=st.integers(LEAST_CONTRAST, 255))
+def test_a_28x28_image_light_on_dark_is_left_alone(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, peak: int
+) -> None:
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[5:22, 3:19] = np.random.default_rng(seed).integers(0, peak, (17, 16), endpoint=True)
+    pixels[10, 10] = peak
+    folder = tmp_path_factory.mktemp("mnist")
+    grey = read_digit(save(folder / "digit.png", pixels))
+    colour = read_digit(save(folder / "colour.png", np.repeat(pixels[:, :, None], 3, axis=2)))
+    for image in (grey, colour):
+        np.testing.assert_array_equal(image.pixels, pixels)
+        assert not image.inverted
+
+
+def test_jpeg_noise_and_grey_paper_hardly_matter(tmp_path: Path) -> None:
+    paper_and_ink = (180 - seven() * (140 / 255)).astype(np.uint8)
+    image = read_digit(save(tmp_path / "photo.jpg", paper_and_ink, quality=50))
+    assert image.inverted
+    assert difference(image.pixels, fit(seven())) < 6
+
+
+@pytest.mark.parametrize("ink", ["black", "white", "crimson"])
+def test_ink_on_transparent_paper_is_seen(tmp_path: Path, ink: str) -> None:
+    drawing = Image.new("RGBA", (400, 400), ink)
+    drawing.putalpha(Image.fromarray(seven()))
+    drawing.save(tmp_path / "drawing.png")
+    image = read_digit(tmp_path / "drawing.png")
+    assert image.inverted == (ink != "white")
+    assert difference(image.pixels, fit(seven())) < 2
+
+
+def test_a_picture_with_a_palette_and_one_of_16_bits_are_read(tmp_path: Path) -> None:
+    Image.fromarray(255 - seven()).convert("P").save(tmp_path / "palette.gif")
+    save(tmp_path / "deep.png", 10_000 + seven().astype(np.uint16) * 200)
+    for name in ("palette.gif", "deep.png"):
+        assert difference(read_digit(tmp_path / name).pixels, fit(seven())) < 1
+
+
+def test_a_camera_held_sideways_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: the top of the scene is at the right of the stored picture.
+    sideways = np.ascontiguousarray(np.rot90(seven()))
+    image = read_digit(save(tmp_path / "photo.jpg", sideways, exif=exif, quality=95))
+    assert difference(image.pixels, fit(seven())) < 2
+
+
+def test_a_thin_line_stays_visible(tmp_path: Path) -> None:
+    drawing = Image.new("L", (2000, 2000))
+    ImageDraw.Draw(drawing).line([(1100, 300), (900, 1700)], fill=255, width=4)
+    image = read_digit(save(tmp_path / "one.png", np.asarray(drawing)))
+    assert image.pixels.max() == 255
+    assert (image.pixels > 128).sum() >= 15
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_an_empty_page_is_refused(tmp_path: Path, shade: int) -> None:
+    path = save(tmp_path / "empty.png", np.full((50, 50), shade, np.uint8))
+    with pytest.raises(UserError, match=r"empty\.png shows nothing"):
+        read_digit(path)
+
+
+def test_a_fully_transparent_picture_is_refused(tmp_path: Path) -> None:
+    Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save(tmp_path / "empty.png")
+    with pytest.raises(UserError, match="shows nothing"):
+        read_digit(tmp_path / "empty.png")
+
+
+def test_what_is_no_picture_is_refused_with_the_formats_allowed(tmp_path: Path) -> None:
+    text = tmp_path / "letter.png"
+    text.write_text("Dear Yann,")
+    whole = save(tmp_path / "whole.png", seven()).read_bytes()
+    cut = tmp_path / "cut.png"
+    cut.write_bytes(whole[: len(whole) // 2])
+    for path in (text, cut):
+        with pytest.raises(UserError, match=rf"{path.name} cannot be read as a picture: give a PNG, JPEG"):
+            read_digit(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.png", tmp_path):
+        for index in (None, 0):
+            with pytest.raises(UserError, match="is not a file"):
+                read_digit(path, index)
+
+
+@pytest.mark.parametrize("times_the_limit", [1.5, 3])  # Pillow warns above its limit and refuses above twice of it.
+def test_a_decompression_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times_the_limit: float
+) -> None:
+    path = save(tmp_path / "bomb.png", seven())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(400 * 400 / times_the_limit))
+    with pytest.raises(UserError, match=r"bomb\.png is too large"):
+        read_digit(path)
+
+
+@pytest.fixture
+def idx(tmp_path: Path) -> Path:
+    """Three images of 28x28 as MNIST publishes them; image i is all i."""
+    path = tmp_path / "t10k-images-idx3-ubyte"
+    images = np.repeat(np.arange(3, dtype=np.uint8), 28 * 28)
+    path.write_bytes(bytes.fromhex("00000803 00000003 0000001c 0000001c") + images.tobytes())
+    return path
+
+
+def test_an_image_of_an_idx_file_is_taken_as_it_is(idx: Path) -> None:
+    image = read_digit(idx, 2)
+    np.testing.assert_array_equal(image.pixels, np.full((28, 28), 2))
+    assert not image.inverted
+    assert image.name == f"{idx}[2]"
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_index_out_of_range_is_refused_with_the_range(idx: Path, index: int) -> None:
+    with pytest.raises(UserError, match=f"has no image {index}: --index goes from 0 to 2"):
+        read_digit(idx, index)
+
+
+def test_a_picture_with_an_index_and_idx_without_one_are_told_apart(tmp_path: Path, idx: Path) -> None:
+    with pytest.raises(UserError, match="leave out --index"):
+        read_digit(save(tmp_path / "seven.png", seven()), 0)
+    with pytest.raises(UserError, match="together with --index"):
+        read_digit(idx)

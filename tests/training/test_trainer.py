@@ -1,0 +1,159 @@
+"""The training loop keeps its promises on a problem that takes a second."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import draw_digits, tiny_params
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.params import ModelParams
+from mnist_pipeline.training.history import Epoch, best_epoch, read_history, write_history
+
+TRAIN, VALIDATION = draw_digits(500, 0), draw_digits(200, 1)
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory: pytest.TempPathFactory) -> ModelParams:
+    return tiny_params(tmp_path_factory.mktemp("params")).model("mlp")
+
+
+def change(model: ModelParams, **training: Any) -> ModelParams:
+    content = model.model_dump()
+    content["training"] |= training
+    return ModelParams.model_validate(content)
+
+
+def fit(model: ModelParams, seed: int = 0, **more: Any) -> Any:
+    from mnist_pipeline.training.devices import choose_device
+    from mnist_pipeline.training.trainer import train
+
+    return train(model, TRAIN, VALIDATION, seed=seed, device=choose_device("cpu"), black=0.0, **more)
+
+
+def weights(result: Any) -> bytes:
+    return b"".join(array.tobytes() for array in result.network.get_weights())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(mlp: ModelParams) -> None:
+    first, second, other = fit(mlp), fit(mlp), fit(mlp, seed=1)
+    assert weights(first) == weights(second)
+    assert weights(first) != weights(other)
+
+
+def test_the_best_epoch_by_validation_is_kept(mlp: ModelParams) -> None:
+    # Constant and too high: the last epoch is not the best one.
+    model = change(mlp, epochs=8, schedule={"name": "constant"}, weight_average=0.0)
+    model = change(model, optimizer=model.training.optimizer.model_dump() | {"learning_rate": 0.1})
+    result = fit(model)
+    assert result.best.rank == max(epoch.rank for epoch in result.history)
+    assert result.best.epoch < 8
+    predicted = result.network.predict(VALIDATION.images, verbose=0).argmax(axis=1)
+    assert (predicted == VALIDATION.labels).mean() == pytest.approx(result.best.validation_accuracy, abs=1e-6)
+
+
+def test_validation_and_the_kept_weights_are_the_averaged_ones(mlp: ModelParams) -> None:
+    averaged, plain = fit(change(mlp, weight_average=0.9)), fit(change(mlp, weight_average=0.0))
+    # The training itself is the same to the bit: averages are put in for validation and taken out again.
+    assert [epoch.loss for epoch in averaged.history] == [epoch.loss for epoch in plain.history]
+    assert weights(averaged) != weights(plain)
+    predicted = averaged.network.predict(VALIDATION.images, verbose=0).argmax(axis=1)
+    assert (predicted == VALIDATION.labels).mean() == pytest.approx(averaged.best.validation_accuracy, abs=1e-6)
+
+
+def test_early_stopping_and_a_callback_end_the_training(mlp: ModelParams) -> None:
+    still = change(mlp, epochs=9, early_stopping=2, weight_average=0.0)
+    still = change(still, optimizer=still.training.optimizer.model_dump() | {"learning_rate": 1e-9})
+    assert len(fit(still).history) <= 5
+    seen: list[Epoch] = []
+    result = fit(change(mlp, epochs=9), on_epoch=lambda epoch: seen.append(epoch) or epoch.epoch == 3)
+    assert [epoch.epoch for epoch in seen] == [1, 2, 3]
+    assert list(result.history) == seen
+
+
+def test_a_diverging_loss_stops_with_a_sentence(mlp: ModelParams) -> None:
+    wild = change(mlp, optimizer={"name": "sgd", "learning_rate": 10.0, "momentum": 0.99, "nesterov": False})
+    wild = change(wild, epochs=30, schedule={"name": "constant"})
+    with pytest.raises(UserError, match=r"diverged in epoch \d+.*learning_rate"):
+        fit(wild)
+
+
+def test_a_batch_larger_than_the_data_is_refused(mlp: ModelParams) -> None:
+    with pytest.raises(UserError, match=r"batch_size is 501, more than the 500"):
+        fit(change(mlp, batch_size=501))
+
+
+def test_final_epochs_see_the_images_as_they_are(mlp: ModelParams) -> None:
+    plain = mlp.model_dump() | {"augmentation": dict.fromkeys(mlp.augmentation.model_dump(), 0)}
+    plain["augmentation"]["elastic_smoothing"] = 4
+    never = fit(ModelParams.model_validate(plain))
+    switched_off = fit(change(mlp, final_epochs_without_augmentation=mlp.training.epochs))
+    augmented = fit(mlp)
+    np.testing.assert_allclose(
+        [epoch.loss for epoch in switched_off.history], [epoch.loss for epoch in never.history], rtol=1e-3
+    )
+    assert augmented.history[-1].loss != pytest.approx(never.history[-1].loss, rel=1e-3)
+
+
+def test_each_epoch_is_another_permutation_that_depends_on_the_seed() -> None:
+    from mnist_pipeline.training.trainer import batches
+
+    steps = [(indices.numpy(), positions.numpy()) for indices, positions in batches(10, 5, 3, seed=7)]
+    epochs = [np.concatenate([indices for indices, _ in steps[start : start + 2]]) for start in (0, 2, 4)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 3
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    np.testing.assert_array_equal(np.concatenate([positions for _, positions in steps]), np.arange(30))
+    other = np.concatenate([indices.numpy() for indices, _ in batches(10, 5, 1, seed=8)])
+    assert tuple(other) != tuple(epochs[0])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at"),
+    [
+        ({"name": "constant"}, {0: 1.0, 99: 1.0}),
+        ({"name": "cosine", "warmup": 0.0}, {0: 1.0, 50: 0.5, 100: 0.0}),
+        ({"name": "cosine", "warmup": 0.5}, {0: 0.0, 25: 0.5, 50: 1.0, 75: 0.5, 100: 0.0}),
+        ({"name": "one_cycle", "warmup": 0.25}, {0: 0.04, 25: 1.0, 100: 0.04 / 10_000}),
+    ],
+)
+def test_schedules_pass_through_their_points(mlp: ModelParams, schedule: dict[str, Any], at: dict[int, float]) -> None:
+    from mnist_pipeline.training.schedule import build_schedule
+
+    model = change(mlp, schedule=schedule, optimizer=mlp.training.optimizer.model_dump() | {"learning_rate": 1.0})
+    rate = build_schedule(model.training, total_steps=100)
+    for step, expected in at.items():
+        value = rate if isinstance(rate, float) else float(np.asarray(rate(step)))
+        assert value == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "adam", "learning_rate": 0.01, "beta_1": 0.9, "beta_2": 0.999},
+        {"name": "rmsprop", "learning_rate": 0.01, "rho": 0.9, "momentum": 0.0},
+        {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
+    ],
+)
+def test_every_optimizer_learns(mlp: ModelParams, optimizer: dict[str, Any]) -> None:
+    content = change(mlp, epochs=6, optimizer=optimizer, label_smoothing=0.05).model_dump()
+    content["augmentation"]["shift"] = 0  # where the bar is, is what these images mean
+    assert fit(ModelParams.model_validate(content)).best.validation_accuracy > 0.5
+
+
+def test_history_survives_its_file_bit_for_bit(tmp_path: Path) -> None:
+    history = [Epoch(1, 1 / 3, 0.1, 2 / 7, 0.5, 1e-3, 1.25), Epoch(2, 0.2, 0.3, 0.1, 0.5, 1e-9, 0.5)]
+    write_history(tmp_path / "history.csv", history)
+    assert read_history(tmp_path / "history.csv") == history
+    assert best_epoch(history).epoch == 2  # the tie in accuracy goes to the lower loss
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
+    tf = pytest.importorskip("tensorflow")
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    from mnist_pipeline.training.devices import choose_device
+
+    with pytest.raises(UserError, match=r"device is `gpu`.*sees only.*\.\[gpu\]"):
+        choose_device("gpu")
+    assert choose_device("auto").kind == "cpu"
