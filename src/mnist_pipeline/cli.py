@@ -115,6 +115,7 @@ def register() -> None:
 def tune(
     name: ModelName,
     trials: Annotated[int, typer.Option(min=1, help="How many trials the study shall have in the end.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at once; they share the cores.")] = 1,
     timeout: Annotated[str | None, typer.Option(help="No trial starts after this: 90s, 30m, 1h30m.")] = None,
     study: Annotated[str | None, typer.Option(help="The study to start or to go on with; MODEL by default.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial, instead of the model's own.")] = None,
@@ -126,7 +127,7 @@ def tune(
     plan = make_plan(project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs)
     from mnist_pipeline.tuning.launch import tune as run
 
-    run(plan)
+    run(plan, workers)
 
 
 studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)

@@ -1,5 +1,6 @@
 """Writing files so that nobody ever sees half of one."""
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Generator
@@ -51,3 +52,9 @@ def require(path: Path, made_by: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} is missing: run `{made_by}` (or `dvc repro`) first.")
     return path
+
+
+def file_digest(path: Path) -> str:
+    """Return the MD5 of a file's bytes: what DVC calls its hash."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

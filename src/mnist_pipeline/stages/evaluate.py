@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 from mnist_pipeline.console import say
 from mnist_pipeline.data.dataset import load_test, load_train, load_validation
 from mnist_pipeline.evaluation.evaluate import write_report
-from mnist_pipeline.files import read_json, require, write_json
+from mnist_pipeline.files import file_digest, read_json, require, write_json
 from mnist_pipeline.models.preprocessing import load_model, network_of
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.lineage import file_digest
 from mnist_pipeline.tracking.runs import find_or_restore_run, log_evaluation
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from typing import Any
 
 from mnist_pipeline.console import say
 from mnist_pipeline.data.dataset import load_train, load_validation
-from mnist_pipeline.files import read_json, write_json
+from mnist_pipeline.files import file_digest, read_json, write_json
 from mnist_pipeline.models.preprocessing import load_model
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.lineage import code_state, file_digest
+from mnist_pipeline.tracking.lineage import code_state
 from mnist_pipeline.tracking.registry import CHAMPION, MODEL, register_champion
 from mnist_pipeline.tracking.runs import find_or_restore_run, find_run
 from mnist_pipeline.tracking.store import open_store

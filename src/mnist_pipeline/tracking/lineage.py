@@ -1,27 +1,22 @@
 """Where a run comes from: commit, data, environment, machine."""
 
-import hashlib
 import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
 
 PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "numpy")
 """Whose versions are recorded with each run."""
 
 
-def file_digest(path: Path) -> str:
-    """Return the MD5 of a file's bytes: what DVC calls its hash."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
 def code_state(root: Path) -> dict[str, str]:
     """Return the git commit, the branch and whether tracked files were changed; `no commit` in a copy without git."""
-    commit = _git(root, "rev-parse", "HEAD")
+    # Inside somebody else's repository, HEAD says nothing about us.
+    commit = _git(root, "rev-parse", "HEAD") if _git(root, "ls-files", "dvc.yaml") else ""
     if not commit:
         return {"git_commit": "no commit"}
     return {

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_pipeline.data.dataset import Subset
+from mnist_pipeline.files import file_digest
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.lineage import code_diff, file_digest, lineage_tags
+from mnist_pipeline.tracking.lineage import code_diff, lineage_tags
 from mnist_pipeline.tracking.store import experiment_name, open_store
 from mnist_pipeline.training.history import Epoch, read_history
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
+    from mlflow.data.numpy_dataset import NumpyDataset
+    from mlflow.entities import Dataset as DatasetEntity
     from mlflow.entities import Run
 
 MODEL_DIGEST = "model_md5"
@@ -99,7 +102,7 @@ def training_run(
             mlflow.log_artifact(str(project.params))
             if diff := code_diff(project.root):
                 mlflow.log_text(diff, "uncommitted.diff")
-            _log_datasets(project, subsets, context="training")
+            _log_datasets(project, run.info.run_id, subsets, context="training")
             yield TrainingRun(project, name, run.info.run_id)
         except (KeyboardInterrupt, SystemExit):
             mlflow.end_run("KILLED")
@@ -147,11 +150,11 @@ def log_evaluation(project: Project, name: str, run_id: str, metrics: Mapping[st
     """Add the test report to the run of the training and to its logged model."""
     import mlflow
 
-    with mlflow.start_run(run_id=run_id):
-        dataset = _log_datasets(project, {"test": test}, context="evaluation")["test"]
-        flat = {f"test_{key}": float(value) for key, value in _flatten(metrics).items()}
-        mlflow.log_metrics(flat, model_id=logged_model_id(run_id), dataset=dataset)
-        mlflow.log_artifacts(str(project.report(name)), "test_report")
+    # By the run's id and not by opening it again, which would call it RUNNING and move its end.
+    dataset = _log_datasets(project, run_id, {"test": test}, context="evaluation")["test"]
+    flat = {f"test_{key}": float(value) for key, value in _flatten(metrics).items()}
+    mlflow.log_metrics(flat, run_id=run_id, model_id=logged_model_id(run_id), dataset=dataset)
+    mlflow.log_artifacts(str(project.report(name)), "test_report", run_id=run_id)
 
 
 def logged_model_id(run_id: str) -> str:
@@ -188,26 +191,35 @@ def _log_model(model: "keras.Model", name: str, *, best_epoch: int) -> None:
     set_signature(logged.model_uri, ModelSignature(outputs=outputs))
 
 
-def _log_datasets(project: Project, subsets: Mapping[str, Subset], *, context: str) -> dict[str, Any]:
+def _log_datasets(
+    project: Project, run_id: str, subsets: Mapping[str, Subset], *, context: str
+) -> "dict[str, DatasetEntity]":
     """Log the subsets as the run's inputs, each with DVC's hash of its file as the digest."""
-    import mlflow
+    from mlflow import MlflowClient
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    datasets = {name: Dataset(**_dataset(project, name, subset).to_dict()) for name, subset in subsets.items()}
+    tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)]
+    MlflowClient().log_inputs(run_id, [DatasetInput(dataset, tags) for dataset in datasets.values()])
+    return datasets
+
+
+def _dataset(project: Project, name: str, subset: Subset) -> "NumpyDataset":
+    """Describe one subset as MLflow's kind of data set."""
     from mlflow.data.numpy_dataset import from_numpy
 
-    datasets: dict[str, Any] = {}
-    for name, subset in subsets.items():
-        path = project.split / f"{name}.npz"
-        with warnings.catch_warnings():
-            # MLflow has one class for local files, registered under two names, and warns about having to choose.
-            warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple")
-            datasets[name] = from_numpy(
-                subset.images,
-                targets=subset.labels,
-                source=str(path.relative_to(project.root)),
-                name=f"mnist-{name}",
-                digest=file_digest(path),
-            )
-        mlflow.log_input(datasets[name], context=context, tags={"dvc_path": str(path.relative_to(project.root))})
-    return datasets
+    path = project.split / f"{name}.npz"
+    with warnings.catch_warnings():
+        # MLflow has one class for local files, registered under two names, and warns about having to choose.
+        warnings.filterwarnings("ignore", message="The specified dataset source can be interpreted in multiple")
+        return from_numpy(
+            subset.images,
+            targets=subset.labels,
+            source=str(path.relative_to(project.root)),
+            name=f"mnist-{name}",
+            digest=file_digest(path),
+        )
 
 
 def _used_params(params: Params, name: str) -> dict[str, Any]:

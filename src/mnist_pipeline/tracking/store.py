@@ -62,7 +62,7 @@ def open_store(project: Project) -> "MlflowClient":
             ):
                 _ensure_experiment(project, client, name, description, local=not uri.startswith("http"))
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].replace(uri, public_uri(uri))
         raise UserError(
             f"The MLflow store {public_uri(uri)} cannot be used ({reason}): check MLFLOW_TRACKING_URI, or unset it to "
             "use mlflow.db in the project's folder."
@@ -101,6 +101,7 @@ def _ensure_experiment(project: Project, client: "MlflowClient", name: str, desc
             artifact_location=(project.artifacts / name).as_uri() if local else None,
             tags={
                 "mlflow.note.content": description,
+                "mlflow.experimentKind": "custom_model_development",  # the page for training, not for language models
                 "mlflow.experiment.primaryMetric.name": "best_validation_accuracy",
                 "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
             },

@@ -51,4 +51,4 @@ def read_history(path: Path) -> list[Epoch]:
 
     # As text, because Python reads back what it wrote, and pandas rounds the last bit.
     rows = pd.read_csv(path, dtype=str).to_dict("records")
-    return [Epoch(**{str(key): (int if key == "epoch" else float)(value) for key, value in row.items()}) for row in rows]
+    return [Epoch(int(row.pop("epoch")), **{str(key): float(value) for key, value in row.items()}) for row in rows]

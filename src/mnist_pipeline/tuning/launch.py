@@ -11,14 +11,20 @@ from mnist_pipeline.data.dataset import load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.tracking.studies import StudyRun, study_run
 from mnist_pipeline.tuning.plan import OBJECTIVE, Plan
+from mnist_pipeline.tuning.pool import run_workers
 from mnist_pipeline.tuning.progress import best_of
+from mnist_pipeline.tuning.records import trial_ends
 from mnist_pipeline.tuning.report import show_result, summary_numbers, trials_table
 from mnist_pipeline.tuning.space import current_values
 from mnist_pipeline.tuning.study import DONE, create_or_resume, decode, mend, session_lock
 
 
-def tune(plan: Plan) -> None:
+def tune(plan: Plan, workers: int = 1) -> None:
     """Run the study until it has the trials asked for; an interrupted or killed one goes on where it stopped.
+
+    Args:
+        plan: from `make_plan`.
+        workers: processes at once; a single one is this process itself.
 
     Raises:
         UserError: the study is running elsewhere or is about something else, the data are missing, or trials fail.
@@ -28,19 +34,22 @@ def tune(plan: Plan) -> None:
         study = create_or_resume(plan.file, definition, current_values(plan.space, plan.model))
         mend(study, plan.file)  # nobody else runs it, so what is RUNNING was left by a process that is gone
         if _done(study) < plan.trials:
-            _run(plan, study)
+            _run(plan, study, min(workers, plan.trials - _done(study)))
     say(_state(plan, study))
     show_result(study, len(load_validation(plan.project.split)))
 
 
-def _run(plan: Plan, study: optuna.Study) -> None:
-    with quiet_native_logs():
-        from mnist_pipeline.tuning.workers import run_worker, trial_ends
+def _run(plan: Plan, study: optuna.Study, workers: int) -> None:
     with _recorded(plan, study) as record:
-        record.reconcile(trial_ends(plan, study))
+        record.reconcile(trial_ends(study, plan.space))
         say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most.")
         try:
-            run_worker(plan, 0, record.run_id)
+            if workers > 1:
+                run_workers(plan, study, record, workers)
+            else:
+                with quiet_native_logs():
+                    from mnist_pipeline.tuning.workers import run_worker
+                run_worker(plan, 0, record.run_id)
         except KeyboardInterrupt:
             warn(f"{_state(plan, study)}; the same command goes on from here.")
             raise

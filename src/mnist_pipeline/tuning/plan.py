@@ -45,6 +45,11 @@ class Plan:
         """The study's journal, which `optuna-dashboard` reads too."""
         return self.project.studies / f"{self.study}.log"
 
+    @property
+    def is_time_up(self) -> bool:
+        """Whether no further trial may start."""
+        return self.until is not None and time.time() >= self.until
+
     def definition(self) -> dict[str, Any]:
         """Return what makes this study this one and not another, as flat JSON.
 

@@ -29,7 +29,7 @@ class Progress:
         width = len(str(self._plan.trials))
         say(
             f"trial {number:>{width}}  {_outcome(trials[number])}  {_best(trials)}  "
-            f"{done:>{width}}/{self._plan.trials} done{self._left(done)}"
+            f"{done:>{width}}/{self._plan.trials} done{self._left(done)}{_error(trials[number])}"
         )
 
     def _left(self, done: int) -> str:
@@ -65,8 +65,11 @@ def _value(trial: FrozenTrial) -> float:
 def _outcome(trial: FrozenTrial) -> str:
     """Return the state and the value, the same width for each."""
     value = "" if trial.value is None else f"{trial.value:.2%}"
-    line = f"{NAMES[trial.state]:<8}  {value:>7}"
-    return f"{line}  {trial.user_attrs['error']}" if "error" in trial.user_attrs else line
+    return f"{NAMES[trial.state]:<8}  {value:>7}"
+
+
+def _error(trial: FrozenTrial) -> str:
+    return f"  ({trial.user_attrs['error']})" if "error" in trial.user_attrs else ""
 
 
 def _best(trials: list[FrozenTrial]) -> str:

@@ -14,9 +14,13 @@ from mnist_pipeline.console import say
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project
 from mnist_pipeline.tuning.progress import NAMES, best_of
+from mnist_pipeline.tuning.records import RESULT
 from mnist_pipeline.tuning.study import DONE, load_study
 
 CURRENT = "current parameters"
+"""Origin of the trial that a study starts from."""
+IMPORTANCE_TRIALS = 10
+"""With fewer complete trials, what looks important is chance."""
 
 
 def current_trial(trials: list[FrozenTrial]) -> FrozenTrial | None:
@@ -34,7 +38,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
             "state": NAMES[trial.state],
             "accuracy": trial.value,
             "epochs": trial.last_step,
-            "seconds": trial.user_attrs.get("result.training_seconds"),
+            "seconds": trial.user_attrs.get(f"{RESULT}training_seconds"),
             **{names[path]: value for path, value in trial.params.items()},
         }
         for trial in trials
@@ -124,7 +128,8 @@ def _row(file: Path) -> dict[str, Any]:
 
 def _importances(study: optuna.Study) -> dict[str, float]:
     """Return each parameter's share of what sets good trials apart; empty where too few trials tell."""
-    if len({trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}) < 2:
+    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) < IMPORTANCE_TRIALS or len(set(values)) == 1:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     return optuna.importance.get_param_importances(study, evaluator=evaluator)

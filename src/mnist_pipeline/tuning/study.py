@@ -28,6 +28,8 @@ from mnist_pipeline.tuning.space import Space, Values
 
 ATTEMPTS = 3
 """How often the same parameters are tried when the process is killed under them."""
+Mishap = Literal["killed", "interrupted"]
+"""Why a trial did not end by itself."""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count as a trial asked for."""
 POLL_SECONDS = 0.5
@@ -148,9 +150,7 @@ def claim(study: optuna.Study, file: Path, space: Space, *, trials: int, seed: i
         time.sleep(POLL_SECONDS)
 
 
-def mend(
-    study: optuna.Study, file: Path, worker: int | None = None, *, mishap: Literal["killed", "interrupted"] = "killed"
-) -> None:
+def mend(study: optuna.Study, file: Path, worker: int | None = None, *, mishap: Mishap = "killed") -> None:
     """Mark failed what is RUNNING though nobody works on it any more, and have its parameters tried again.
 
     Args:

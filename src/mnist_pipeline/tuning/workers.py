@@ -1,32 +1,25 @@
 """Running the trials of a study, in any process that reaches its journal and its MLflow store."""
 
-import time
-from collections.abc import Iterable
-from typing import Literal
+import itertools
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 
-from mnist_pipeline.tracking.studies import StudyRun, TrialEnd
+from mnist_pipeline.tracking.studies import StudyRun
 from mnist_pipeline.training.devices import Device, choose_device
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.tuning.objective import Score, TuningData, load_data, score
 from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.progress import Progress
+from mnist_pipeline.tuning.records import RESULT, trial_end, trial_ends
 from mnist_pipeline.tuning.space import apply
 from mnist_pipeline.tuning.study import claim, decode, load_study, mend, pruner
 
 FAILURES = 3
 """So many trials that fail one after the other are no accident: the study stops with the last one's error."""
-STATUS: dict[TrialState, Literal["FINISHED", "KILLED", "FAILED"]] = {
-    TrialState.COMPLETE: "FINISHED",
-    TrialState.PRUNED: "KILLED",
-    TrialState.FAIL: "FAILED",
-}
-"""What a trial's state is called in MLflow."""
 
 
-def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = None) -> None:
+def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = None, limit: int | None = None) -> None:
     """Run trials until the study has all that were asked for or the time is up.
 
     Args:
@@ -34,6 +27,7 @@ def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = No
         worker: its number, from 0; no two that live at once may share one.
         run_id: of the study in MLflow.
         threads: that one operation of TensorFlow may use; None leaves it to TensorFlow.
+        limit: stop after so many trials, and leave the rest to a fresh process; None is no limit.
 
     Raises:
         Exception: of the last of three trials that failed one after the other.
@@ -51,7 +45,9 @@ def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = No
     progress = Progress(study, plan)
     failures = 0
     try:
-        while plan.until is None or time.time() < plan.until:
+        for _ in itertools.count() if limit is None else range(limit):
+            if plan.is_time_up:
+                return
             trial = claim(study, plan.file, plan.space, trials=plan.trials, seed=plan.params.seed, worker=worker)
             if trial is None:
                 return
@@ -62,13 +58,8 @@ def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = No
                 raise error
     except KeyboardInterrupt:
         mend(study, plan.file, worker, mishap="interrupted")
-        record.reconcile(trial_ends(plan, study))
+        record.reconcile(trial_ends(study, plan.space))
         raise
-
-
-def trial_ends(plan: Plan, study: optuna.Study) -> Iterable[TrialEnd]:
-    """Say of each trial that has ended how it did."""
-    return [_trial_end(plan, trial) for trial in study.get_trials(deepcopy=False) if trial.state in STATUS]
 
 
 def _run_trial(
@@ -99,7 +90,7 @@ def _run_trial(
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")
         study.tell(trial, state=TrialState.FAIL)
         failure = error
-    record.end_trial(run_id, _trial_end(plan, study.get_trials(deepcopy=False)[trial.number]))
+    record.end_trial(run_id, trial_end(study.get_trials(deepcopy=False)[trial.number], plan.space))
     return failure
 
 
@@ -112,18 +103,4 @@ def _keep(trial: Trial, result: Score) -> None:
         "parameters": result.parameters,
         "training_seconds": round(result.seconds, 1),
     }.items():
-        trial.set_user_attr(f"result.{key}", value)
-
-
-def _trial_end(plan: Plan, trial: FrozenTrial) -> TrialEnd:
-    """Translate a trial that has ended."""
-    attributes = trial.user_attrs
-    mishap = f"the process was {attributes['mishap']}" if "mishap" in attributes else None
-    failed = trial.state is TrialState.FAIL
-    return TrialEnd(
-        number=trial.number,
-        status=STATUS[trial.state],
-        values=decode(plan.space, trial.params),
-        metrics={key.removeprefix("result."): value for key, value in attributes.items() if key.startswith("result.")},
-        error=attributes.get("error", mishap) if failed else None,
-    )
+        trial.set_user_attr(f"{RESULT}{key}", value)

@@ -1,0 +1,106 @@
+"""The front door: quick, plain and never a traceback for a user's mistake."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from mnist_pipeline.project import Project
+
+MNIST = str(Path(sys.executable).with_name("mnist"))
+
+
+def mnist(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([MNIST, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_help_names_every_command_in_groups_and_imports_nothing_heavy(tmp_path: Path) -> None:
+    done = mnist("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for word in ("Pipeline", "Experiments", "Models", "download", "register", "predict", "doctor", "tune"):
+        assert word in done.stdout
+    heavy = "tensorflow keras mlflow pandas optuna numpy pydantic"
+    code = (
+        "import sys; sys.argv = ['mnist', '--help']\n"
+        "from mnist_pipeline.cli import main\n"
+        "try: main()\n"
+        f"finally: print([name for name in '{heavy}'.split() if name in sys.modules], file=sys.stderr)"
+    )
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert listed.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["download", "normalize", "split", "train", "evaluate", "register", "predict"])
+def test_each_command_says_what_it_reads_or_writes(command: str, tmp_path: Path) -> None:
+    done = mnist(command, "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert any(folder in done.stdout for folder in ("data/", "models/", "reports/"))
+
+
+def test_outside_a_project_one_sentence_says_where_to_go(tmp_path: Path) -> None:
+    done = mnist("register", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No mnist-pipeline project")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_stage_starts_with_invalid_parameters(project: Project) -> None:
+    text = project.params.read_text(encoding="utf-8")
+    project.params.write_text(text.replace("validation_size:", "validation_sise:"), encoding="utf-8")
+    for command in (["download"], ["normalize"], ["split"], ["train", "mlp"], ["evaluate", "mlp"], ["register"]):
+        done = mnist(*command, folder=project.root)
+        assert done.returncode == 1
+        assert "split.validation_sise" in done.stderr
+        assert "`validation_size`" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not project.raw.exists()
+
+
+def test_commands_work_from_a_subfolder_and_name_what_is_missing(project: Project) -> None:
+    done = mnist("normalize", folder=project.split)
+    assert done.returncode == 1
+    assert "data/raw" in done.stderr
+    assert "mnist download" in done.stderr
+    done = mnist("summary", folder=project.split)
+    assert done.returncode == 1
+    assert "dvc repro" in done.stderr
+
+
+def test_an_interruption_ends_with_one_line_and_status_130(project: Project, httpserver: HTTPServer) -> None:
+    def hang(_: Request) -> Response:
+        time.sleep(5)
+        return Response(status=404)
+
+    httpserver.expect_request("/train-images-idx3-ubyte.gz").respond_with_handler(hang)
+    httpserver.expect_request("/train-images-idx3-ubyte").respond_with_handler(hang)
+    environment = {**os.environ, "MNIST_MIRROR": httpserver.url_for("/")}
+    process = subprocess.Popen(
+        [MNIST, "download"],
+        cwd=project.root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.strip().splitlines() == ["Interrupted."]
+
+
+def test_the_doctor_finds_a_broken_setup(project: Project) -> None:
+    done = mnist("doctor", folder=project.root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("python", "tensorflow", "device", "project", "store", "data"):
+        assert word in done.stdout
+    project.params.write_text("seed: none\n", encoding="utf-8")
+    done = mnist("doctor", folder=project.root)
+    assert done.returncode == 1
+    assert "broken" in done.stdout

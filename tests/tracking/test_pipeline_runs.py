@@ -1,0 +1,208 @@
+"""What MLflow holds after the stages ran: real stages, a real store, a small project."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import draw_digits
+from mnist_pipeline.data.dataset import load_train, load_validation
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.files import file_digest, read_json, write_json
+from mnist_pipeline.params import Params, load_params
+from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.runs import find_run, training_run
+from mnist_pipeline.tracking.store import open_store
+
+
+@pytest.fixture
+def subsets(project: Project) -> dict[str, Any]:
+    return {"train": load_train(project.split), "validation": load_validation(project.split)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, Params]]:
+    """A project whose two models are trained, evaluated and registered."""
+    import conftest
+    from mnist_pipeline.stages import evaluate, register, train
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        project = conftest.project.__wrapped__(tmp_path_factory.mktemp("finished"))
+        params = load_params(project.params)
+        for name in params.models:
+            train.run(project, params, name)
+            evaluate.run(project, params, name)
+        register.run(project, params)
+        yield project, params
+
+
+def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]) -> None:
+    project, params = finished
+    client = open_store(project)
+    runs = client.search_runs([client.get_experiment_by_name("mnist").experiment_id])
+    assert sorted(run.data.tags["model"] for run in runs) == ["cnn", "mlp"]
+    run = find_run(client, project.model_file("cnn"))
+    assert run is not None
+    assert run.info.status == "FINISHED"
+    model = params.model("cnn")
+    assert run.data.params["training.optimizer.name"] == model.training.optimizer.name
+    assert run.data.params["architecture.blocks.0.filters"] == "4"
+    assert run.data.params["normalize.scheme"] == "unit"
+    for metric in ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "epoch_seconds"):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
+    assert run.data.metrics["test_accuracy"] == read_json(project.report("cnn") / "metrics.json", "")["accuracy"]
+    assert {"python", "tensorflow", "git_commit", "device_kind"} <= set(run.data.tags)
+    assert "cnn" in run.data.tags["mlflow.note.content"]
+
+
+def test_data_sets_carry_the_hashes_of_dvc(finished: tuple[Project, Params]) -> None:
+    project, _ = finished
+    run = find_run(open_store(project), project.model_file("mlp"))
+    assert run is not None
+    digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    assert digests == {
+        f"mnist-{name}": file_digest(project.split / f"{name}.npz") for name in ("train", "validation", "test")
+    }
+
+
+def test_artifacts_hold_files_figures_and_a_model_without_pickle(finished: tuple[Project, Params]) -> None:
+    import mlflow
+
+    project, _ = finished
+    client = open_store(project)
+    run = find_run(client, project.model_file("cnn"))
+    assert run is not None
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"params.yaml", "history.csv", "metrics.json", "test_report"} <= names
+    figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "test_report/figures")}
+    assert "test_report/figures/confusion_matrix.png" in figures
+    logged = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
+    assert "test_accuracy" in {metric.key for metric in logged.metrics}
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{logged.model_id}"))
+    files = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert "model.keras" in files
+    assert not any(name.endswith((".pkl", ".pickle", ".cloudpickle")) for name in files)
+    requirements = (folder / "requirements.txt").read_text().splitlines()
+    assert any(line.startswith("keras==") for line in requirements)
+    assert all("==" in line for line in requirements)
+
+
+def test_the_champion_takes_raw_pixels_of_either_type(finished: tuple[Project, Params]) -> None:
+    import mlflow
+
+    project, _ = finished
+    open_store(project)
+    champion = mlflow.pyfunc.load_model("models:/mnist@champion")
+    assert champion.metadata.signature.outputs is not None
+    pixels = np.rint(draw_digits(20, 9).images * 255).astype(np.uint8)
+    probabilities = champion.predict(pixels)
+    assert probabilities.shape == (20, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(champion.predict(pixels.astype(np.float32)), probabilities, atol=1e-6)
+
+
+def test_registering_the_same_model_again_adds_no_version(finished: tuple[Project, Params]) -> None:
+    from mnist_pipeline.stages import register
+
+    project, params = finished
+    client = open_store(project)
+    before = project.champion.read_bytes()
+    register.run(project, params)
+    versions = client.search_model_versions("name = 'mnist'")
+    assert len(versions) == 1
+    assert project.champion.read_bytes() == before
+    champion = client.get_model_version_by_alias("mnist", "champion")
+    name = read_json(project.champion, "")["model"]
+    assert champion.tags["model"] == name
+    assert champion.tags["model_md5"] == file_digest(project.model_file(name))
+    assert "validation accuracy" in champion.description
+
+
+def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
+    finished: tuple[Project, Params], tmp_path: Path
+) -> None:
+    from mnist_pipeline.stages import register
+
+    _, params = finished
+    project = Project(tmp_path, tmp_path)
+    shutil.copytree(finished[0].root, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(project.artifacts)
+    project.tracking_database.unlink()
+    for name, validation, test in (("mlp", 0.98, 0.90), ("cnn", 0.97, 0.999)):
+        folder = project.model(name)
+        metrics = read_json(folder / "metrics.json", "") | {"validation_accuracy": validation}
+        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "evaluation.json", read_json(folder / "evaluation.json", "") | {"test_accuracy": test})
+    register.run(project, params)
+    assert read_json(project.champion, "")["model"] == "mlp"
+    client = open_store(project)
+    assert client.get_model_version_by_alias("mnist", "champion").tags["model"] == "mlp"
+    # The store was gone: the run was rebuilt from the files, curves and model included.
+    run = find_run(client, project.model_file("mlp"))
+    assert run is not None
+    assert run.data.tags["restored"] == "true"
+    assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+
+
+def test_ties_go_to_the_lower_validation_loss() -> None:
+    from mnist_pipeline.stages.register import choose
+
+    tied = {
+        "a": {"validation_accuracy": 0.9, "validation_loss": 0.2},
+        "b": {"validation_accuracy": 0.9, "validation_loss": 0.1},
+    }
+    assert choose(tied) == "b"
+
+
+def test_nothing_but_evaluate_opens_the_test_split(project: Project, params: Params) -> None:
+    from mnist_pipeline.stages import evaluate, register, train
+
+    test_file = project.split / "test.npz"
+    intact = test_file.read_bytes()
+    test_file.write_bytes(b"sabotage")
+    train.run(project, params, "mlp")
+    with pytest.raises(UserError, match=r"test\.npz is damaged"):
+        evaluate.run(project, params, "mlp")
+    test_file.write_bytes(intact)
+    evaluate.run(project, params, "mlp")
+    test_file.write_bytes(b"sabotage")
+    register.run(project, params.model_copy(update={"models": {"mlp": params.models["mlp"]}}))
+
+
+def test_a_failing_run_is_failed_and_an_interrupted_one_killed(
+    project: Project, params: Params, subsets: dict[str, Any]
+) -> None:
+    def interrupt_by(error: BaseException) -> str:
+        with pytest.raises(type(error)), training_run(project, params, "mlp", subsets, tags={}) as run:
+            raise error
+        return open_store(project).get_run(run.run_id).info.status
+
+    assert interrupt_by(UserError("diverged")) == "FAILED"
+    assert interrupt_by(KeyboardInterrupt()) == "KILLED"
+
+
+def test_a_run_whose_process_was_killed_does_not_stay_running(
+    project: Project, params: Params, subsets: dict[str, Any]
+) -> None:
+    client = open_store(project)
+    with training_run(project, params, "mlp", subsets, tags={}) as run:
+        pass
+    # What kill -9 leaves behind: a run that says RUNNING, of a process that is no more.
+    client.set_tag(run.run_id, "process", "999999999 1.00")
+    client.update_run(run.run_id, status="RUNNING")
+    with training_run(project, params, "cnn", subsets, tags={}) as other:
+        assert client.get_run(run.run_id).info.status == "KILLED"
+        assert client.get_run(other.run_id).info.status == "RUNNING"
+
+
+def test_a_store_that_cannot_be_used_is_named_without_its_password(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.params}/mlflow.db?password=hunter2")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as refusal:
+        open_store(project)
+    assert "hunter2" not in str(refusal.value)

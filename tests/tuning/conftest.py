@@ -1,0 +1,71 @@
+"""A project so small that a trial takes a second: 200 noisy pictures of ten patterns, a perceptron of 8 units."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_pipeline.data.dataset import Subset, save_subset
+from mnist_pipeline.data.normalize import fit, save_normalization
+from mnist_pipeline.params import Params, load_params
+from mnist_pipeline.project import Project
+from mnist_pipeline.tuning.plan import Plan, make_plan
+
+PARAMS = """\
+seed: 0
+device: cpu
+normalize: {scheme: unit}
+split: {validation_size: 100, seed: 0}
+models:
+  tiny:
+    architecture: {kind: mlp, hidden_units: [8], dropout: 0.0, activation: relu, batch_normalization: false}
+    training:
+      epochs: 2
+      batch_size: 50
+      optimizer: {name: adam, learning_rate: 0.01, beta_1: 0.9, beta_2: 0.99}
+      schedule: {name: constant}
+      label_smoothing: 0.0
+      weight_average: 0.0
+      early_stopping: 0
+      final_epochs_without_augmentation: 0
+    augmentation: {rotation: 0, shift: 0, zoom: 0, shear: 0, elastic: 0, elastic_smoothing: 4}
+tune:
+  pruner: none
+  space:
+    tiny:
+      architecture.hidden_units: {type: choice, values: [[8], [16, 8]]}
+      architecture.dropout: {type: float, low: 0.0, high: 0.4, step: 0.1}
+      training.optimizer.learning_rate: {type: float, low: 0.001, high: 0.1, log: true}
+"""
+
+
+def make_project(root: Path) -> Project:
+    """Write the parameters and the train and validation splits; there is no test split to open."""
+    root.mkdir(parents=True, exist_ok=True)
+    project = Project(root=root, home=root)
+    project.params.write_text(PARAMS)
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    save_normalization(project.normalization, fit("unit", np.zeros((1, 28, 28), np.uint8)))
+    random = np.random.default_rng(0)
+    patterns = random.random((10, 28, 28))
+    for name, count in (("train", 200), ("validation", 100)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        noisy = 0.3 * patterns[labels] + 0.7 * random.random((count, 28, 28))
+        save_subset(project.split / f"{name}.npz", Subset(noisy.astype(np.float32), labels))
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path)
+
+
+@pytest.fixture
+def params(project: Project) -> Params:
+    return load_params(project.params)
+
+
+@pytest.fixture
+def plan(project: Project, params: Params) -> Plan:
+    """A study of 4 trials."""
+    return make_plan(project, params, "tiny", trials=4)
