@@ -130,6 +130,18 @@ def tune(
     run(plan, workers)
 
 
+@app.command(rich_help_panel=EXPERIMENTS)
+def adopt(
+    study: Annotated[str, typer.Argument(help="Name of a study.")],
+    confirm: Annotated[int, typer.Option(min=0, help="Other seeds to train with first; 0 takes its word.")] = 3,
+) -> None:
+    """Write a study's best parameters into params.yaml, if they beat the current ones on other seeds too."""
+    project, params = _open()
+    from mnist_pipeline.tuning.adopt import adopt as run
+
+    run(project, params, study, confirm)
+
+
 studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)
 app.add_typer(studies, name="study", rich_help_panel=EXPERIMENTS)
 

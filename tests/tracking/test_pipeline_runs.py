@@ -1,6 +1,12 @@
 """What MLflow holds after the stages ran: real stages, a real store, a small project."""
 
+import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +109,45 @@ def test_the_champion_takes_raw_pixels_of_either_type(finished: tuple[Project, P
     assert probabilities.shape == (20, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(champion.predict(pixels.astype(np.float32)), probabilities, atol=1e-6)
+
+
+def test_mlflow_serves_the_champion_over_http(finished: tuple[Project, Params]) -> None:
+    project, _ = finished
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mnist@champion", "-p", str(port)]
+        + ["--env-manager", "local", "--workers", "1"],
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{project.tracking_database}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        pixels = np.rint(draw_digits(3, 9).images * 255)
+        for values in (pixels.astype(int).tolist(), (pixels + 0.25).tolist()):
+            answer = np.asarray(ask(f"http://127.0.0.1:{port}/invocations", {"inputs": values})["predictions"])
+            assert answer.shape == (3, 10)
+            np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def ask(url: str, question: dict[str, Any]) -> dict[str, Any]:
+    """Post JSON to a server that may still be starting."""
+    import requests
+
+    for _ in range(120):
+        try:
+            response = requests.post(url, json=question, timeout=30)
+        except requests.ConnectionError:
+            time.sleep(1)
+            continue
+        response.raise_for_status()
+        return response.json()
+    raise AssertionError("the server did not come up in two minutes")
 
 
 def test_registering_the_same_model_again_adds_no_version(finished: tuple[Project, Params]) -> None:

@@ -1,5 +1,6 @@
 """A project so small that a trial takes a second: 200 noisy pictures of ten patterns, a perceptron of 8 units."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,15 @@ def make_project(root: Path) -> Project:
         noisy = 0.3 * patterns[labels] + 0.7 * random.random((count, 28, 28))
         save_subset(project.split / f"{name}.npz", Subset(noisy.astype(np.float32), labels))
     return project
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """One project, and so one MLflow store, for many studies: creating a store takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+        yield make_project(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture

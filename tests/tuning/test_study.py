@@ -70,6 +70,11 @@ def test_encoding_survives_the_journal(plan: Plan) -> None:
     assert decode(plan.space, json.loads(json.dumps(encode(values)))) == values
 
 
+def test_real_numbers_are_tried_to_six_digits(plan: Plan) -> None:
+    tried = decode(plan.space, {"architecture.dropout": 0.1 + 0.2, "training.optimizer.learning_rate": 0.0123456789})
+    assert tried == {"architecture.dropout": 0.3, "training.optimizer.learning_rate": 0.0123457}
+
+
 def test_a_killed_study_tries_what_an_undisturbed_one_tries(plan: Plan, tmp_path: Path) -> None:
     plan.project.studies.mkdir(parents=True)
     undisturbed = run(plan)

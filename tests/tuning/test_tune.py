@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
-from conftest import make_project
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import load_params
 from mnist_pipeline.project import Project
@@ -30,20 +28,6 @@ from mnist_pipeline.tuning.study import load_study
 COMPLETE = '"state":1'
 """What the journal says of a trial that is done."""
 IN_MLFLOW = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_store() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-        yield
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """One store for the studies of this module: creating one takes seconds."""
-    return make_project(tmp_path_factory.mktemp("project"))
 
 
 def plan_for(project: Project, study: str, trials: int = 4, **options: Any) -> Plan:

@@ -46,6 +46,13 @@ class StudyRun:
     run_id: str
 
     @classmethod
+    def find(cls, project: Project, study_id: str) -> "Self | None":
+        """Return the run of a study by the study's id, if the store has it."""
+        client = open_store(project)
+        run_id = _find_run(client, study_id)
+        return cls(client, run_id) if run_id else None
+
+    @classmethod
     def open(cls, project: Project, run_id: str) -> Self:
         """Connect to the run of a study that another process has opened."""
         return cls(open_store(project), run_id)
@@ -95,6 +102,11 @@ class StudyRun:
         self.client.log_dict(self.run_id, dict(best), "best.yaml")
         self.client.log_text(self.run_id, trials_csv, "trials.csv")
 
+    def log_adoption(self, confirmed: Mapping[str, float], *, adopted: bool) -> None:
+        """Log whether the study's best parameters were adopted, and what confirmed it: mean accuracies in [0, 1]."""
+        self._log_metrics(self.run_id, confirmed, 0)
+        self.client.set_tag(self.run_id, "adopted", str(adopted).lower())
+
     def _children(self) -> "list[Run]":
         return self.client.search_runs(
             [self.client.get_run(self.run_id).info.experiment_id],
@@ -142,13 +154,18 @@ def study_run(
 
 def _which_run(client: "MlflowClient", name: str, study_id: str, model: str) -> dict[str, Any]:
     """Return the arguments with which MLflow goes on with the study's run, or starts it."""
-    experiment = client.get_experiment_by_name(tuning_experiment_name())
-    found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
-    if found:
-        return {"run_id": found[0].info.run_id}
+    if run_id := _find_run(client, study_id):
+        return {"run_id": run_id}
     source = {"mlflow.source.name": f"mnist tune {model} --study {name}", "mlflow.source.type": "PROJECT"}
     return {
-        "experiment_id": experiment.experiment_id,
+        "experiment_id": client.get_experiment_by_name(tuning_experiment_name()).experiment_id,
         "run_name": name,
         "tags": {STUDY: study_id, "model": model, **source},
     }
+
+
+def _find_run(client: "MlflowClient", study_id: str) -> str | None:
+    """Return the id of the study's run, if there is one."""
+    experiment = client.get_experiment_by_name(tuning_experiment_name())
+    found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
+    return found[0].info.run_id if found else None

@@ -19,6 +19,8 @@ OBJECTIVE = "validation_accuracy"
 SUBSETS = ("train", "validation")
 """The data that a study reads. The test split is not for choosing."""
 EPOCHS = "training.epochs"
+SPACE = "space."
+"""Prefix of the ranges in a definition."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Plan:
             "seed": self.params.seed,
             **{f"data.{subset}": file_digest(file) for subset, file in data.items()},
             **fixed_values(self.space, self.model),
-            **{f"space.{path}": text for path, text in self.space_as_text().items()},
+            **{f"{SPACE}{path}": text for path, text in self.space_as_text().items()},
         }
 
     def space_as_text(self) -> dict[str, str]:

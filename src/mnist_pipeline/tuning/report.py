@@ -15,10 +15,8 @@ from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project
 from mnist_pipeline.tuning.progress import NAMES, best_of
 from mnist_pipeline.tuning.records import RESULT
-from mnist_pipeline.tuning.study import DONE, load_study
+from mnist_pipeline.tuning.study import CURRENT, DONE, load_study
 
-CURRENT = "current parameters"
-"""Origin of the trial that a study starts from."""
 IMPORTANCE_TRIALS = 10
 """With fewer complete trials, what looks important is chance."""
 

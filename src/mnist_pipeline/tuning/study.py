@@ -21,9 +21,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import TypeAdapter
 
 from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import Choice, FloatRange, IntRange
+from mnist_pipeline.params import Choice, FloatRange, IntRange, SearchSpace
+from mnist_pipeline.tuning.plan import SPACE
 from mnist_pipeline.tuning.space import Space, Values
 
 ATTEMPTS = 3
@@ -32,6 +34,10 @@ Mishap = Literal["killed", "interrupted"]
 """Why a trial did not end by itself."""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count as a trial asked for."""
+CURRENT = "current parameters"
+"""Origin of the trial that a study starts from."""
+DIGITS = 6
+"""Significant digits of a real number that is tried."""
 POLL_SECONDS = 0.5
 """Between two looks at whether the last running trials have left a slot."""
 
@@ -101,8 +107,18 @@ def create_or_resume(file: Path, definition: Mapping[str, Any], first: Values) -
             study.set_user_attr("definition", dict(definition))
         _refuse_another(file.stem, study.user_attrs["definition"], definition)
         if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(encode(first), user_attrs={"origin": "current parameters", "attempt": 1})
+            study.enqueue_trial(encode(first), user_attrs={"origin": CURRENT, "attempt": 1})
     return study
+
+
+def space_of_study(study: optuna.Study) -> Space:
+    """Return the space that a study searches, whatever `params.yaml` says by now."""
+    ranges = {
+        key.removeprefix(SPACE): json.loads(text)
+        for key, text in study.user_attrs["definition"].items()
+        if key.startswith(SPACE)
+    }
+    return TypeAdapter(SearchSpace).validate_python(ranges)
 
 
 def cut_torn_tail(file: Path) -> None:
@@ -202,7 +218,10 @@ def encode(values: Values) -> dict[str, Any]:
 
 
 def decode(space: Space, values: Values) -> dict[str, Any]:
-    """Return what `encode` was given."""
+    """Return the values to train with: what `encode` was given, real numbers to six significant digits.
+
+    Those can be read and copied; more of them change nothing but would clutter `params.yaml`.
+    """
     return {path: _decode(space[path], value) for path, value in values.items()}
 
 
@@ -213,7 +232,7 @@ def _encode(value: Any) -> Any:
 def _decode(values: FloatRange | IntRange | Choice, value: Any) -> Any:
     if isinstance(values, Choice):
         return next(choice for choice in values.values if _encode(choice) == value)
-    return value
+    return float(f"{value:.{DIGITS}g}") if isinstance(values, FloatRange) else value
 
 
 def _distribution(values: FloatRange | IntRange | Choice) -> BaseDistribution:
