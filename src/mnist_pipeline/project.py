@@ -60,6 +60,10 @@ class Project:
         """What `register` decided."""
         return self.root / "reports" / "champion.json"
 
+    def checkpoint(self, name: str) -> Path:
+        """Where a model's training is saved after each epoch, outside what DVC deletes before it starts a stage."""
+        return self.home / ".checkpoints" / f"{name}.npz"
+
     @property
     def lock(self) -> Path:
         """The hash-pinned environment."""

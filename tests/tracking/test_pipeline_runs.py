@@ -117,8 +117,7 @@ def test_mlflow_serves_the_champion_over_http(finished: tuple[Project, Params]) 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/mnist@champion", "-p", str(port)]
-        + ["--env-manager", "local", "--workers", "1"],
+        f"{sys.executable} -m mlflow models serve -m models:/mnist@champion -p {port} --env-manager local".split(),
         env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{project.tracking_database}"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -1,16 +1,24 @@
 """`mnist train NAME`: one model, from the train and validation splits."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from mnist_pipeline.console import say
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.data.normalize import load_normalization
-from mnist_pipeline.files import atomic_path, write_json
+from mnist_pipeline.files import atomic_path, file_digest, write_json
 from mnist_pipeline.models.preprocessing import with_preprocessing
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.runs import training_run
-from mnist_pipeline.training.devices import choose_device
+from mnist_pipeline.training.checkpoint import Checkpoint, training_key
+from mnist_pipeline.training.devices import Device, choose_device
 from mnist_pipeline.training.history import Epoch, write_history
 from mnist_pipeline.training.trainer import TrainingResult, train
+
+if TYPE_CHECKING:
+    import keras
 
 
 def run(project: Project, params: Params, name: str) -> None:
@@ -23,9 +31,8 @@ def run(project: Project, params: Params, name: str) -> None:
     device = choose_device(params.device)
     normalization = load_normalization(project.normalization)
     subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
-    with training_run(
-        project, params, name, subsets, tags={f"device_{k}": v for k, v in device.describe().items()}
-    ) as run:
+    checkpoint = find_checkpoint(project, params, name, device)
+    with training_run(project, params, name, subsets, tags=device.tags(), resume=checkpoint.previous_run()) as run:
         say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
 
         def report(epoch: Epoch) -> None:
@@ -40,19 +47,38 @@ def run(project: Project, params: Params, name: str) -> None:
             device=device,
             black=normalization.black,
             on_epoch=report,
+            checkpoint=replace(checkpoint, run_id=run.run_id),
         )
+        for epoch in result.history:  # the ones that a kill kept from the store
+            run.log_epoch(epoch)
         model = with_preprocessing(result.network, normalization)
         metrics = summarize(result)
-        folder = project.model(name)
-        with atomic_path(folder / "model.keras") as temporary:
-            model.save(temporary)
-        write_history(folder / "history.csv", result.history)
-        write_json(folder / "metrics.json", metrics)
+        _write(project.model(name), model, result, metrics)
         run.log_result(model, metrics)
+    checkpoint.remove()
     say(
         f"{name}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
         f"{metrics['parameters']:,} parameters, {result.seconds:.0f} s"
     )
+
+
+def find_checkpoint(project: Project, params: Params, name: str, device: Device) -> Checkpoint:
+    """Return the checkpoint of exactly this training: the same parameters, data, code and device."""
+    files = [project.split / "train.npz", project.split / "validation.npz", project.normalization]
+    inputs = {
+        "model": params.model(name).model_dump_json(),
+        "seed": str(params.seed),
+        **device.tags(),
+        **{file.name: file_digest(file) for file in files},
+    }
+    return Checkpoint(project.checkpoint(name), training_key(inputs))
+
+
+def _write(folder: Path, model: "keras.Model", result: TrainingResult, metrics: dict[str, float]) -> None:
+    with atomic_path(folder / "model.keras") as temporary:
+        model.save(temporary)
+    write_history(folder / "history.csv", result.history)
+    write_json(folder / "metrics.json", metrics)
 
 
 def progress_line(epoch: Epoch, epochs: int) -> str:

@@ -5,7 +5,7 @@ import socket
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from mnist_pipeline.training.history import Epoch, read_history
 
 if TYPE_CHECKING:
     import keras
-    from mlflow import MlflowClient
+    from mlflow import ActiveRun, MlflowClient
     from mlflow.data.numpy_dataset import NumpyDataset
     from mlflow.entities import Dataset as DatasetEntity
     from mlflow.entities import Run
@@ -35,11 +35,16 @@ class TrainingRun:
     project: Project
     name: str
     run_id: str
+    logged: set[int] = field(default_factory=set[int])
+    """The epochs that are in the store, also from before a resumed training was killed."""
 
     def log_epoch(self, epoch: Epoch) -> None:
-        """Log an epoch's metrics at its step."""
+        """Log an epoch's metrics at its step, once."""
         import mlflow
 
+        if epoch.epoch in self.logged:
+            return
+        self.logged.add(epoch.epoch)
         metrics = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
         metrics["epoch_seconds"] = metrics.pop("seconds")
         mlflow.log_metrics(metrics, step=epoch.epoch)
@@ -75,6 +80,7 @@ def training_run(
     subsets: Mapping[str, Subset],
     *,
     tags: Mapping[str, str],
+    resume: str = "",
 ) -> Generator[TrainingRun]:
     """Open the run of one training; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
@@ -84,29 +90,60 @@ def training_run(
         name: of the model in `params.models`.
         subsets: the data that training reads, by name (`train`, `validation`).
         tags: more to say about the run, such as its device.
+        resume: id of the run that a killed training of exactly this model reported to; a new run if empty or gone.
     """
     import mlflow
 
     client = open_store(project)
     _end_abandoned_runs(client)
+    earlier = _continue(client, resume)
+    with earlier or _start(client, project, params, name, tags) as run:
+        try:
+            mlflow.set_tags(_process_tags())
+            if not earlier:
+                _log_inputs(project, params, name, run.info.run_id, subsets)
+            done = {point.step for point in client.get_metric_history(run.info.run_id, "loss")}
+            yield TrainingRun(project, name, run.info.run_id, done)
+        except (KeyboardInterrupt, SystemExit):
+            mlflow.end_run("KILLED")
+            raise
+
+
+def _start(client: "MlflowClient", project: Project, params: Params, name: str, tags: Mapping[str, str]) -> "ActiveRun":
+    """Start a new run with everything that its row in the list of runs shows."""
+    import mlflow
+
     experiment = client.get_experiment_by_name(experiment_name())
-    all_tags = {"model": name, **lineage_tags(project), **_process_tags(), **tags}
-    with mlflow.start_run(
+    all_tags = {"model": name, **lineage_tags(project), **tags}
+    return mlflow.start_run(
         experiment_id=experiment.experiment_id if experiment else None,
         run_name=_run_name(name, all_tags),
         tags={**all_tags, "mlflow.source.name": f"mnist train {name}", "mlflow.source.type": "PROJECT"},
         description=_describe(params, name),
-    ) as run:
-        try:
-            mlflow.log_params(_flatten(_used_params(params, name)))
-            mlflow.log_artifact(str(project.params))
-            if diff := code_diff(project.root):
-                mlflow.log_text(diff, "uncommitted.diff")
-            _log_datasets(project, run.info.run_id, subsets, context="training")
-            yield TrainingRun(project, name, run.info.run_id)
-        except (KeyboardInterrupt, SystemExit):
-            mlflow.end_run("KILLED")
-            raise
+    )
+
+
+def _continue(client: "MlflowClient", run_id: str) -> "ActiveRun | None":
+    """Open an earlier run again, unless there is none or somebody deleted it."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        gone = not run_id or client.get_run(run_id).info.lifecycle_stage == "deleted"
+    except MlflowException:
+        gone = True
+    return None if gone else mlflow.start_run(run_id=run_id)
+
+
+def _log_inputs(project: Project, params: Params, name: str, run_id: str, subsets: Mapping[str, Subset]) -> None:
+    """Log what the training starts from: parameters, uncommitted changes, data."""
+    import mlflow
+
+    mlflow.log_params(_flatten(_used_params(params, name)))
+    mlflow.log_artifact(str(project.params))
+    if diff := code_diff(project.root):
+        mlflow.log_text(diff, "uncommitted.diff")
+    _log_datasets(project, run_id, subsets, context="training")
 
 
 def find_run(client: "MlflowClient", model_file: Path) -> "Run | None":

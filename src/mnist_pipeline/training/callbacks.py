@@ -1,14 +1,14 @@
 """What happens between the epochs of a training, as Keras callbacks."""
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
 
 from mnist_pipeline.errors import UserError
-from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.checkpoint import Checkpoint, State
+from mnist_pipeline.training.history import Epoch, best_epoch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +27,18 @@ DIGITS = 6
 DIVERGED = 100.0
 """A loss that is forty times that of guessing (2.3) will not come back to anything useful."""
 
+Weights = Sequence["np.ndarray[Any, Any]"]
+
 OnEpoch = Callable[[Epoch], bool | None]
 """Called after each epoch; `True` asks the training to stop here."""
 
 
-class EpochReporter(keras.callbacks.Callback):
-    """Turns Keras' logs into an `Epoch`, keeps the history, hands each on, and stops a training that diverged."""
+class EpochRecorder(keras.callbacks.Callback):
+    """Turns Keras' logs into an `Epoch`, appends it to the history, and ends a training that diverged."""
 
-    def __init__(self, on_epoch: OnEpoch, history: list[Epoch]) -> None:
+    def __init__(self, history: list[Epoch]) -> None:
         super().__init__()
-        self.history = history
-        self._on_epoch = on_epoch
+        self._history = history
         self._started = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -45,7 +46,7 @@ class EpochReporter(keras.callbacks.Callback):
         self._started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record and report."""
+        """Record the epoch."""
         logs = logs or {}
         record = Epoch(
             epoch=epoch + 1,
@@ -58,9 +59,7 @@ class EpochReporter(keras.callbacks.Callback):
                 f"Training diverged in epoch {record.epoch}: the loss is {record.loss:g}, the validation loss "
                 f"{record.validation_loss:g}; lower training.optimizer.learning_rate in params.yaml."
             )
-        self.history.append(record)
-        if self._on_epoch(record):
-            self.model.stop_training = True
+        self._history.append(record)
 
 
 class BestWeights(keras.callbacks.Callback):
@@ -70,15 +69,13 @@ class BestWeights(keras.callbacks.Callback):
     here they are put aside and put back exactly.
     """
 
-    def __init__(self, history: list[Epoch], patience: int) -> None:
+    def __init__(self, history: list[Epoch], patience: int, best: Weights = ()) -> None:
         super().__init__()
+        self.best = best
         self._history = history
-        self.best: list[np.ndarray[Any, Any]] = []
-        self._best_rank = (-math.inf, -math.inf)
-        self._worse = 0
         self._patience = patience
-        self._live: list[np.ndarray[Any, Any]] = []
-        self._validated: list[np.ndarray[Any, Any]] = []
+        self._live: Weights = ()
+        self._validated: Weights = ()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Put the averaged weights in."""
@@ -95,14 +92,54 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the weights if they are the best so far; stop when patience runs out."""
-        rank = self._history[-1].rank
-        if rank > self._best_rank:
-            self._best_rank, self.best, self._worse = rank, self._validated, 0
-            return
-        self._worse += 1
-        if self._patience and self._worse >= self._patience:
+        if best_epoch(self._history) is self._history[-1]:
+            self.best = self._validated
+        if self.out_of_patience():
             self.model.stop_training = True
+
+    def out_of_patience(self) -> bool:
+        """Return whether as many epochs as patience allows have passed without a better one."""
+        if not self._patience or not self._history:
+            return False
+        return len(self._history) - best_epoch(self._history).epoch >= self._patience
 
     def _averages(self) -> list[Any]:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         return optimizer._model_variables_moving_average if optimizer.use_ema else []
+
+
+class Checkpointer(keras.callbacks.Callback):
+    """Saves what a resumed training needs, after each epoch."""
+
+    def __init__(self, checkpoint: Checkpoint, history: list[Epoch], best: BestWeights, seconds: float) -> None:
+        super().__init__()
+        self._checkpoint = checkpoint
+        self._history = history
+        self._best = best
+        self._started = time.perf_counter() - seconds
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save."""
+        self._checkpoint.save(
+            State(
+                network=[variable.numpy() for variable in self.model.network.variables],
+                optimizer=[variable.numpy() for variable in self.model.optimizer.variables],
+                best=self._best.best,
+                history=self._history,
+                seconds=time.perf_counter() - self._started,
+            )
+        )
+
+
+class EpochReporter(keras.callbacks.Callback):
+    """Hands each epoch on, and stops the training when asked to."""
+
+    def __init__(self, history: list[Epoch], on_epoch: OnEpoch) -> None:
+        super().__init__()
+        self._history = history
+        self._on_epoch = on_epoch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Report."""
+        if self._on_epoch(self._history[-1]):
+            self.model.stop_training = True

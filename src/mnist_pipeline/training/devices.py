@@ -1,6 +1,6 @@
 """Where a training runs, and in which precision."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from mnist_pipeline.console import quiet_native_logs
@@ -25,12 +25,14 @@ class Device:
         """How one batch is spread over the devices."""
         return "mirrored" if len(self.names) > 1 else "single"
 
-    def describe(self) -> dict[str, str]:
+    def tags(self) -> dict[str, str]:
         """Return what is logged with each run."""
         return {
-            **{key: str(value) for key, value in asdict(self).items()},
-            "names": ", ".join(self.names),
-            "strategy": self.strategy,
+            "device_kind": self.kind,
+            "device_names": ", ".join(self.names),
+            "device_precision": self.precision,
+            "device_strategy": self.strategy,
+            "device_xla": str(self.xla).lower(),
         }
 
     def distribution(self) -> Any:

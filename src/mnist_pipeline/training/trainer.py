@@ -16,7 +16,8 @@ from mnist_pipeline.errors import UserError
 from mnist_pipeline.models.augmentation import augment
 from mnist_pipeline.models.network import build_network
 from mnist_pipeline.params import ModelParams
-from mnist_pipeline.training.callbacks import BestWeights, EpochReporter, OnEpoch
+from mnist_pipeline.training.callbacks import BestWeights, Checkpointer, EpochRecorder, EpochReporter, OnEpoch
+from mnist_pipeline.training.checkpoint import Checkpoint, State
 from mnist_pipeline.training.devices import Device
 from mnist_pipeline.training.history import Epoch, best_epoch
 from mnist_pipeline.training.schedule import build_optimizer
@@ -52,10 +53,11 @@ def train(
     device: Device,
     black: float,
     on_epoch: OnEpoch = lambda _: None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
-    """Train one network from scratch.
+    """Train one network, from scratch or from the last finished epoch in `checkpoint`.
 
-    The same arguments on the same machine give the same weights, bit for bit.
+    The same arguments on the same machine give the same weights, bit for bit, resumed or not.
 
     Args:
         model: what to train and how.
@@ -65,36 +67,59 @@ def train(
         device: from `choose_device`.
         black: the normalized value of pixel 0, which augmentation puts outside the image.
         on_epoch: called after each epoch; returning True stops the training there.
+        checkpoint: where to save each epoch; removing it when the result is safe is the caller's part.
 
     Raises:
         UserError: the batch is larger than the training set, or the loss is not finite.
     """
     started = time.perf_counter()
-    steps = steps_per_epoch(model, len(train_data))
+    epochs, steps = model.training.epochs, steps_per_epoch(model, len(train_data))
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(device.precision)
     with device.distribution().scope():
         trained = TrainingModel(build_network(model.architecture), model, train_data, seed=seed, black=black)
         trained.compile(
-            optimizer=build_optimizer(model.training, steps * model.training.epochs),
+            optimizer=build_optimizer(model.training, steps * epochs),
             loss=keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=device.xla,  # pyright: ignore[reportArgumentType]
         )
-    history: list[Epoch] = []
-    best = BestWeights(history, model.training.early_stopping)
-    trained.fit(
-        batches(len(train_data), model.training.batch_size, model.training.epochs, seed),
-        epochs=model.training.epochs,
-        steps_per_epoch=steps,
-        validation_data=(validation.images, one_hot(validation)),
-        validation_batch_size=VALIDATION_BATCH,
-        callbacks=[EpochReporter(on_epoch, history), best],  # the record first: the best is chosen from it
-        shuffle=False,  # `batches` shuffles
-        verbose=0,  # pyright: ignore[reportArgumentType]
-    )
+    state = checkpoint.load() if checkpoint else None
+    history = _restore(trained, state) if state else []
+    earlier = state.seconds if state else 0.0
+    best = BestWeights(history, model.training.early_stopping, state.best if state else ())
+    if len(history) < epochs and not best.out_of_patience():
+        trained.fit(
+            batches(len(train_data), model.training.batch_size, epochs, seed, first_epoch=len(history)),
+            initial_epoch=len(history),
+            epochs=epochs,
+            steps_per_epoch=steps,
+            validation_data=(validation.images, one_hot(validation)),
+            validation_batch_size=VALIDATION_BATCH,
+            # Record, choose, save, tell: each needs what the one before it did.
+            callbacks=[
+                EpochRecorder(history),
+                best,
+                *([Checkpointer(checkpoint, history, best, earlier)] if checkpoint else []),
+                EpochReporter(history, on_epoch),
+            ],
+            shuffle=False,  # `batches` shuffles
+            verbose=0,  # pyright: ignore[reportArgumentType]
+        )
     trained.network.set_weights(best.best)
-    return TrainingResult(trained.network, tuple(history), time.perf_counter() - started)
+    return TrainingResult(trained.network, tuple(history), earlier + time.perf_counter() - started)
+
+
+def _restore(trained: "TrainingModel", state: State) -> list[Epoch]:
+    """Put the model where the state left it; return the epochs that are done."""
+    trained.optimizer.build(trained.trainable_variables)
+    for variables, values in (
+        (trained.network.variables, state.network),
+        (trained.optimizer.variables, state.optimizer),
+    ):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+    return [*state.history]
 
 
 def steps_per_epoch(model: ModelParams, images: int) -> int:
@@ -111,7 +136,7 @@ def steps_per_epoch(model: ModelParams, images: int) -> int:
     )
 
 
-def batches(images: int, batch_size: int, epochs: int, seed: int) -> tf.data.Dataset:
+def batches(images: int, batch_size: int, epochs: int, seed: int, *, first_epoch: int = 0) -> tf.data.Dataset:
     """Yield (indices, positions) per step, int64 (batch,) each: which images, and where in the whole training.
 
     Each epoch is a new permutation that depends on (seed, epoch) alone. A position counts examples from the start of
@@ -128,7 +153,7 @@ def batches(images: int, batch_size: int, epochs: int, seed: int) -> tf.data.Dat
         positions = epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((order, positions)).batch(batch_size, drop_remainder=True)
 
-    return tf.data.Dataset.range(epochs).flat_map(one_epoch).prefetch(2)
+    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(2)
 
 
 def one_hot(subset: Subset) -> Any:

@@ -11,7 +11,7 @@ from mnist_pipeline.data.dataset import load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.tracking.studies import StudyRun, study_run
 from mnist_pipeline.tuning.plan import OBJECTIVE, Plan
-from mnist_pipeline.tuning.pool import run_workers
+from mnist_pipeline.tuning.pool import TRIALS_PER_PROCESS, run_workers
 from mnist_pipeline.tuning.progress import best_of
 from mnist_pipeline.tuning.records import trial_ends
 from mnist_pipeline.tuning.report import show_result, summary_numbers, trials_table
@@ -24,7 +24,7 @@ def tune(plan: Plan, workers: int = 1) -> None:
 
     Args:
         plan: from `make_plan`.
-        workers: processes at once; a single one is this process itself.
+        workers: processes at once; a single one is this process itself, unless its memory would grow too much.
 
     Raises:
         UserError: the study is running elsewhere or is about something else, the data are missing, or trials fail.
@@ -44,7 +44,7 @@ def _run(plan: Plan, study: optuna.Study, workers: int) -> None:
         record.reconcile(trial_ends(study, plan.space))
         say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most.")
         try:
-            if workers > 1:
+            if workers > 1 or plan.trials - _done(study) > TRIALS_PER_PROCESS:
                 run_workers(plan, study, record, workers)
             else:
                 with quiet_native_logs():

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import require
+from mnist_pipeline.files import file_digest, require
 from mnist_pipeline.params import ModelParams, Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.lineage import file_digest
 from mnist_pipeline.tuning.space import Space, apply, fixed_values, space_of
 
 OBJECTIVE = "validation_accuracy"

@@ -22,7 +22,7 @@ from mnist_pipeline.tuning.study import DONE, Mishap, mend
 DEATHS = 10
 """So many killed workers in one session are no accident."""
 TRIALS_PER_PROCESS = 50
-"""TensorFlow's memory grows a little with each training, whatever one clears; a fresh process has none of it."""
+"""TensorFlow's memory grows by 5 MB and more with each training, whatever one clears: then a fresh process goes on."""
 PATIENCE_SECONDS = 30
 """For a worker to write down that it was interrupted."""
 

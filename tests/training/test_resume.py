@@ -1,0 +1,81 @@
+"""A training that is killed and started again ends with the weights of one that was left alone, bit for bit."""
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from killable import EPOCHS, killable_params, train_in_process
+
+from mnist_pipeline.training.checkpoint import Checkpoint, training_key
+
+
+@pytest.fixture(scope="module")
+def processes() -> Any:
+    """Processes that start with TensorFlow loaded but not yet used."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tensorflow", "keras"])
+    return context
+
+
+def run(processes: Any, folder: Path, kill_after: float | None) -> int:
+    process = processes.Process(target=train_in_process, args=(str(folder), kill_after))
+    process.start()
+    process.join(timeout=300)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert run(processes, folder, None) == 0
+    return (folder / "result.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kill_after", [0.0, 0.35, 0.8])
+def test_killed_at_any_moment_it_resumes_to_the_same_weights(
+    processes: Any, uninterrupted: str, tmp_path: Path, kill_after: float
+) -> None:
+    kills = 0
+    while run(processes, tmp_path, kill_after if kills < 2 else None) != 0:
+        kills += 1
+        assert (tmp_path / "checkpoint.npz").exists()
+    assert kills > 0
+    assert (tmp_path / "result.txt").read_text(encoding="utf-8") == uninterrupted
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_two_processes_agree_and_a_finished_training_is_not_trained_again(
+    processes: Any, uninterrupted: str, tmp_path: Path
+) -> None:
+    assert run(processes, tmp_path, None) == 0
+    assert (tmp_path / "result.txt").read_text(encoding="utf-8") == uninterrupted  # and two processes agree
+    # Killed between its last epoch and its result, say: there is nothing left to train.
+    (tmp_path / "result.txt").unlink()
+    assert run(processes, tmp_path, None) == 0
+    assert (tmp_path / "result.txt").read_text(encoding="utf-8") == uninterrupted
+    state = Checkpoint(tmp_path / "checkpoint.npz", "this training").load()
+    assert state is not None
+    assert len(state.history) == EPOCHS
+
+
+def test_a_damaged_checkpoint_is_reported_and_ignored(
+    processes: Any, uninterrupted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "checkpoint.npz"
+    assert run(processes, tmp_path, 0.0) != 0
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
+    assert Checkpoint(checkpoint, "this training").load() is None
+    assert "is damaged" in capsys.readouterr().err
+    assert run(processes, tmp_path, None) == 0
+    assert (tmp_path / "result.txt").read_text(encoding="utf-8") == uninterrupted
+
+
+def test_a_checkpoint_of_other_inputs_is_not_resumed(processes: Any, tmp_path: Path) -> None:
+    assert run(processes, tmp_path, 0.0) != 0
+    path = tmp_path / "checkpoint.npz"
+    assert Checkpoint(path, "this training").load() is not None
+    assert Checkpoint(path, "another training").load() is None
+    assert Checkpoint(path, "another training").previous_run() == ""
+    model = killable_params().model_dump_json()
+    assert training_key({"model": model}) != training_key({"model": model.replace("0.3", "0.4")})
