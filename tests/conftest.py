@@ -51,10 +51,15 @@ def tiny_params(root: Path) -> Params:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A project of its own, split but not trained: 500 train, 200 validation and 300 test images."""
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    tiny_params(tmp_path)
-    project = find_project(tmp_path)
+    """A project of its own, as `make_project` makes it."""
+    return make_project(tmp_path)
+
+
+def make_project(folder: Path) -> Project:
+    """Make a project, split but not trained: 500 train, 200 validation and 300 test images."""
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    tiny_params(folder)
+    project = find_project(folder)
     save_normalization(project.normalization, fit("unit", np.zeros((1, 28, 28), np.uint8)))
     for seed, (name, count) in enumerate({"train": 500, "validation": 200, "test": 300}.items()):
         save_subset(project.split / f"{name}.npz", draw_digits(count, seed))

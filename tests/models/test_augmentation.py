@@ -15,7 +15,7 @@ OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_
 IMAGES: NDArray[np.float32] = np.random.default_rng(0).random((16, 28, 28), dtype=np.float32)
 
 
-def distort(images: Any = IMAGES, seed: int = 0, strength: float = 1.0, black: float = 0.0, **knobs: float) -> Any:
+def distort(images: Any = IMAGES, seed: int = 0, strength: float = 1.0, black: float = 0.0, **knobs: Any) -> Any:
     from mnist_pipeline.models.augmentation import augment
 
     augmentation = Augmentation.model_validate(OFF | knobs)
@@ -88,7 +88,9 @@ def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth() -> 
     from mnist_pipeline.models.augmentation import _displacement
 
     augmentation = Augmentation.model_validate(OFF | {"elastic": 2.0})
-    down, right = (part.numpy() for part in _displacement(augmentation, 500, tf.constant([0, 0], tf.int64), 1.0))
+    down, right = (
+        part.numpy() for part in _displacement(augmentation, tf.constant(500), tf.constant([0, 0], tf.int64), 1.0)
+    )
     assert down.std() == pytest.approx(2.0, rel=0.05)
     assert right.std() == pytest.approx(2.0, rel=0.05)
     assert np.abs(np.diff(down, axis=1)).mean() < 0.6
@@ -97,7 +99,7 @@ def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth() -> 
 
 @pytest.mark.parametrize("elastic", [0, 1.5])
 def test_xla_gives_the_same_images_and_keeps_shape_and_type(elastic: float) -> None:
-    knobs = {"rotation": 10, "shift": 2, "zoom": 0.1, "shear": 5, "elastic": elastic}
+    knobs: dict[str, Any] = {"rotation": 10, "shift": 2, "zoom": 0.1, "shear": 5, "elastic": elastic}
     compiled = tf.function(lambda: distort_graph(knobs), jit_compile=True)().numpy()
     assert compiled.shape == IMAGES.shape
     assert compiled.dtype == np.float32

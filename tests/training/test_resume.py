@@ -45,7 +45,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_weights(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_two_processes_agree_and_a_finished_training_is_not_trained_again(
+def test_two_processes_agree_and_the_finished_is_not_trained_again(
     processes: Any, uninterrupted: str, tmp_path: Path
 ) -> None:
     assert run(processes, tmp_path, None) == 0

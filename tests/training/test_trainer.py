@@ -67,7 +67,12 @@ def test_early_stopping_and_a_callback_end_the_training(mlp: ModelParams) -> Non
     still = change(still, optimizer=still.training.optimizer.model_dump() | {"learning_rate": 1e-9})
     assert len(fit(still).history) <= 5
     seen: list[Epoch] = []
-    result = fit(change(mlp, epochs=9), on_epoch=lambda epoch: seen.append(epoch) or epoch.epoch == 3)
+
+    def until_the_third(epoch: Epoch) -> bool:
+        seen.append(epoch)
+        return epoch.epoch == 3
+
+    result = fit(change(mlp, epochs=9), on_epoch=until_the_third)
     assert [epoch.epoch for epoch in seen] == [1, 2, 3]
     assert list(result.history) == seen
 
@@ -123,7 +128,7 @@ def test_schedules_pass_through_their_points(mlp: ModelParams, schedule: dict[st
     model = change(mlp, schedule=schedule, optimizer=mlp.training.optimizer.model_dump() | {"learning_rate": 1.0})
     rate = build_schedule(model.training, total_steps=100)
     for step, expected in at.items():
-        value = rate if isinstance(rate, float) else float(np.asarray(rate(step)))
+        value = float(np.asarray(rate(step))) if callable(rate) else rate
         assert value == pytest.approx(expected, abs=1e-5)
 
 
