@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 UPGRADE ?= --upgrade
-CODE := src tests
+CODE := src tests benchmarks
 
 # The stages call `mnist` by name, whether or not the environment is activated.
 ACTIVE := PATH="$(CURDIR)/.venv/bin:$$PATH"

@@ -1,19 +1,12 @@
-"""What several test modules share: a small project that trains in a second."""
+"""Fixtures of several test modules."""
 
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from ruamel.yaml import YAML
 
-from mnist_pipeline.data.dataset import Subset, save_subset
-from mnist_pipeline.data.normalize import fit, save_normalization
 from mnist_pipeline.params import Params, load_params
-from mnist_pipeline.project import Project, find_project
-
-ROOT = Path(__file__).parents[1]
+from mnist_pipeline.project import Project
+from small_project import make_project
 
 
 @pytest.fixture(autouse=True)
@@ -23,47 +16,10 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def draw_digits(count: int, seed: int) -> Subset:
-    """Return images that a small network can tell apart: a bright bar whose place is the label, and noise."""
-    random = np.random.default_rng(seed)
-    labels: NDArray[np.uint8] = (np.arange(count) % 10).astype(np.uint8)
-    images = random.uniform(0, 0.3, (count, 28, 28)).astype(np.float32)
-    for image, label in zip(images, labels, strict=True):
-        image[4 + 2 * label : 6 + 2 * label, 4:24] += 0.5
-    return Subset(images, labels)
-
-
-def tiny_params(root: Path) -> Params:
-    """Write the repository's params.yaml into `root`, shrunk to two models of a second each, and load it."""
-    yaml = YAML()
-    content = yaml.load(ROOT / "params.yaml")
-    for name, model in content["models"].items():
-        model["training"] |= {"epochs": 2, "batch_size": 50}
-        model["training"]["optimizer"]["learning_rate"] = 0.01 if name == "mlp" else 0.003
-    content["models"]["mlp"]["architecture"]["hidden_units"] = [16, 16]
-    content["models"]["cnn"]["architecture"] |= {
-        "blocks": [{"filters": 4, "kernel_size": 3, "convolutions": 1, "pooling": 4, "dropout": 0.0}],
-        "dense_units": [],
-    }
-    yaml.dump(content, root / "params.yaml")
-    return load_params(root / "params.yaml")
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A project of its own, as `make_project` makes it."""
     return make_project(tmp_path)
-
-
-def make_project(folder: Path) -> Project:
-    """Make a project, split but not trained: 500 train, 200 validation and 300 test images."""
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    tiny_params(folder)
-    project = find_project(folder)
-    save_normalization(project.normalization, fit("unit", np.zeros((1, 28, 28), np.uint8)))
-    for seed, (name, count) in enumerate({"train": 500, "validation": 200, "test": 300}.items()):
-        save_subset(project.split / f"{name}.npz", draw_digits(count, seed))
-    return project
 
 
 @pytest.fixture

@@ -36,7 +36,9 @@ def test_help_names_every_command_in_groups_and_imports_nothing_heavy(tmp_path: 
     assert listed.stderr.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["download", "normalize", "split", "train", "evaluate", "register", "predict"])
+@pytest.mark.parametrize(
+    "command", ["download", "normalize", "split", "train", "evaluate", "register", "augment", "predict"]
+)
 def test_each_command_says_what_it_reads_or_writes(command: str, tmp_path: Path) -> None:
     done = mnist(command, "--help", folder=tmp_path)
     assert done.returncode == 0

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from conftest import ROOT
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import Params, load_params
+from small_project import ROOT
 
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 

@@ -184,6 +184,21 @@ def summary() -> None:
     show(project, params)
 
 
+@app.command(rich_help_panel=EXPERIMENTS)
+def augment(
+    name: ModelName,
+    preview: Annotated[Path, typer.Option(help="The picture to write: its suffix, such as .png, is its format.")],
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the draws; the seed of params.yaml by default.")] = None,
+) -> None:
+    """Draw what a model's augmentation makes of digits from `data/split/train.npz`, as a contact sheet."""
+    project, params = _open()
+    params.model(name)
+    with quiet_native_logs():
+        from mnist_pipeline.tracking.preview import write_contact_sheet
+
+    write_contact_sheet(project, params, name, preview, params.seed if seed is None else seed)
+
+
 @app.command(rich_help_panel=MODELS)
 def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of any size, or one IDX file with --index.")],

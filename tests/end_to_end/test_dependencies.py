@@ -6,7 +6,7 @@ import grimp
 import pytest
 from ruamel.yaml import YAML
 
-from conftest import ROOT
+from small_project import ROOT
 
 PACKAGE = "mnist_pipeline"
 STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from mnist_pipeline.data.download import FILES
+from small_project import ROOT
 
 ALL = {
     "download", "normalize", "split", "train@mlp", "train@cnn", "evaluate@mlp", "evaluate@cnn", "register",

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import draw_digits, make_project
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.files import file_digest, read_json, write_json
@@ -22,6 +21,7 @@ from mnist_pipeline.params import Params, load_params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.runs import find_run, training_run
 from mnist_pipeline.tracking.store import open_store
+from small_project import draw_digits, make_project
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_artifacts_hold_files_figures_and_a_model_without_pickle(finished: tuple
     run = find_run(client, project.model_file("cnn"))
     assert run is not None
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"params.yaml", "history.csv", "metrics.json", "test_report"} <= names
+    assert {"params.yaml", "history.csv", "metrics.json", "augmentation.png", "test_report"} <= names
     figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "test_report/figures")}
     assert "test_report/figures/confusion_matrix.png" in figures
     logged = client.get_logged_model(run.outputs.model_outputs[-1].model_id)

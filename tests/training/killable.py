@@ -7,10 +7,10 @@ import tempfile
 import threading
 from pathlib import Path
 
-from conftest import draw_digits, tiny_params
 from mnist_pipeline.params import ModelParams
 from mnist_pipeline.training.checkpoint import Checkpoint
 from mnist_pipeline.training.history import Epoch
+from small_project import draw_digits, tiny_params
 
 EPOCHS = 6
 

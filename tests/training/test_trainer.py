@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import draw_digits, tiny_params
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import ModelParams
 from mnist_pipeline.training.history import Epoch, best_epoch, read_history, write_history
+from small_project import draw_digits, tiny_params
 
 TRAIN, VALIDATION = draw_digits(500, 0), draw_digits(200, 1)
 

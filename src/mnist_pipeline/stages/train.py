@@ -11,6 +11,7 @@ from mnist_pipeline.files import atomic_path, file_digest, write_json
 from mnist_pipeline.models.preprocessing import with_preprocessing
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.preview import contact_sheet
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.training.checkpoint import Checkpoint, training_key
 from mnist_pipeline.training.devices import Device, choose_device
@@ -34,6 +35,9 @@ def run(project: Project, params: Params, name: str) -> None:
     checkpoint = find_checkpoint(project, params, name, device)
     with training_run(project, params, name, subsets, tags=device.tags(), resume=checkpoint.previous_run()) as run:
         say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
+        if not model_params.augmentation.is_off:
+            sheet = contact_sheet(name, model_params, subsets["train"], seed=params.seed, black=normalization.black)
+            run.log_figure(sheet, "augmentation.png")
 
         def report(epoch: Epoch) -> None:
             say(progress_line(epoch, model_params.training.epochs))

@@ -19,6 +19,7 @@ from mnist_pipeline.training.history import Epoch, read_history
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
     from mlflow import ActiveRun, MlflowClient
     from mlflow.data.numpy_dataset import NumpyDataset
     from mlflow.entities import Dataset as DatasetEntity
@@ -48,6 +49,12 @@ class TrainingRun:
         metrics = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
         metrics["epoch_seconds"] = metrics.pop("seconds")
         mlflow.log_metrics(metrics, step=epoch.epoch)
+
+    def log_figure(self, figure: "Figure", file: str) -> None:
+        """Log a figure as the artifact `file`."""
+        import mlflow
+
+        mlflow.log_figure(figure, file)
 
     def log_result(self, model: "keras.Model", metrics: Mapping[str, float]) -> None:
         """Log what the finished training left in `models/<name>`: the model, its metrics and its files.

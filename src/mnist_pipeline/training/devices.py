@@ -1,6 +1,9 @@
 """Where a training runs, and in which precision."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from mnist_pipeline.console import quiet_native_logs
@@ -18,12 +21,17 @@ class Device:
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
     """Keras' dtype policy. Weights, softmax and loss are float32 in each."""
     xla: bool
-    """Whether the whole training step is compiled by XLA: it pays on a GPU, not for convolutions on a CPU."""
+    """Whether the whole training step is compiled by XLA: it pays on one GPU, not for convolutions on a CPU."""
 
     @property
     def strategy(self) -> str:
         """How one batch is spread over the devices."""
         return "mirrored" if len(self.names) > 1 else "single"
+
+    @property
+    def is_special(self) -> bool:
+        """Whether what is built in `scope` differs from what is built outside."""
+        return self.precision != "float32" or self.strategy != "single"
 
     def tags(self) -> dict[str, str]:
         """Return what is logged with each run."""
@@ -35,13 +43,28 @@ class Device:
             "device_xla": str(self.xla).lower(),
         }
 
-    def distribution(self) -> Any:
-        """Return the distribution strategy under whose `scope()` the model must be built."""
+    @contextmanager
+    def scope(self) -> Generator[None]:
+        """Spread what is built in here over the devices, in their precision; Keras' own policy is put back after."""
+        import keras
         import tensorflow as tf
 
-        if len(self.names) > 1:
-            return tf.distribute.MirroredStrategy(self.names)
-        return tf.distribute.get_strategy()
+        strategy = _mirrored(self.names) if self.strategy == "mirrored" else tf.distribute.get_strategy()
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.precision)
+        try:
+            with strategy.scope():
+                yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+
+@cache
+def _mirrored(names: tuple[str, ...]) -> Any:
+    """Return one and the same strategy for all trainings of this process: the all-reduces of two would be mixed up."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(names)
 
 
 def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
@@ -52,12 +75,12 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
     Raises:
         UserError: `gpu` is wanted and TensorFlow sees none.
     """
-    import tensorflow as tf
-
     with quiet_native_logs():  # CUDA calls it an error that there is no GPU
-        gpus = tf.config.list_physical_devices("GPU")
+        import tensorflow as tf
+
+        gpus = tf.config.get_visible_devices("GPU")
     if wanted == "gpu" and not gpus:
-        seen = ", ".join(device.name for device in tf.config.list_physical_devices()) or "no device"
+        seen = ", ".join(device.name for device in tf.config.get_visible_devices()) or "no device"
         raise UserError(
             f"params.yaml: device is `gpu`, but TensorFlow {tf.__version__} sees only {seen}: install the CUDA "
             "libraries with `pip install '.[gpu]'` (Linux, NVIDIA driver needed), or set device to `auto` or `cpu`."
@@ -69,7 +92,8 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     names = tuple(f"/device:GPU:{index}" for index in range(len(gpus)))
-    return Device("gpu", names, _gpu_precision(gpus), xla=True)
+    # Keras hands the step of all replicas to XLA as one, and XLA compiles for one device.
+    return Device("gpu", names, _gpu_precision(gpus), xla=len(gpus) == 1)
 
 
 def _gpu_precision(

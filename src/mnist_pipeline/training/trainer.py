@@ -75,17 +75,12 @@ def train(
     started = time.perf_counter()
     epochs, steps = model.training.epochs, steps_per_epoch(model, len(train_data))
     keras.utils.set_random_seed(seed)
-    keras.config.set_dtype_policy(device.precision)
-    with device.distribution().scope():
+    with device.scope():
         trained = TrainingModel(build_network(model.architecture), model, train_data, seed=seed, black=black)
-        trained.compile(
-            optimizer=build_optimizer(model.training, steps * epochs),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=device.xla,  # pyright: ignore[reportArgumentType]
-        )
+        trained.prepare(build_optimizer(model.training, steps * epochs), xla=device.xla)
     state = checkpoint.load() if checkpoint else None
     history = _restore(trained, state) if state else []
+    trained.separate_replicas()
     earlier = state.seconds if state else 0.0
     best = BestWeights(history, model.training.early_stopping, state.best if state else ())
     if len(history) < epochs and not best.out_of_patience():
@@ -94,8 +89,7 @@ def train(
             initial_epoch=len(history),
             epochs=epochs,
             steps_per_epoch=steps,
-            validation_data=(validation.images, one_hot(validation)),
-            validation_batch_size=VALIDATION_BATCH,
+            validation_data=validation_batches(validation),
             # Record, choose, save, tell: each needs what the one before it did.
             callbacks=[
                 EpochRecorder(history),
@@ -106,13 +100,14 @@ def train(
             shuffle=False,  # `batches` shuffles
             verbose=0,  # pyright: ignore[reportArgumentType]
         )
-    trained.network.set_weights(best.best)
-    return TrainingResult(trained.network, tuple(history), earlier + time.perf_counter() - started)
+    # A network of its own, of the usual precision and on no strategy, so that any machine can use and save it.
+    network = build_network(model.architecture) if device.is_special else trained.network
+    network.set_weights(best.best)
+    return TrainingResult(network, tuple(history), earlier + time.perf_counter() - started)
 
 
 def _restore(trained: "TrainingModel", state: State) -> list[Epoch]:
     """Put the model where the state left it; return the epochs that are done."""
-    trained.optimizer.build(trained.trainable_variables)
     for variables, values in (
         (trained.network.variables, state.network),
         (trained.optimizer.variables, state.optimizer),
@@ -153,7 +148,24 @@ def batches(images: int, batch_size: int, epochs: int, seed: int, *, first_epoch
         positions = epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((order, positions)).batch(batch_size, drop_remainder=True)
 
-    return tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(2)
+    return _untuned(tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(2))
+
+
+def validation_batches(validation: Subset) -> tf.data.Dataset:
+    """Yield (images, targets), float32 (batch, 28, 28) and (batch, 10), in order."""
+    slices = tf.data.Dataset.from_tensor_slices((tf.constant(validation.images), tf.constant(one_hot(validation))))
+    return _untuned(slices.batch(VALIDATION_BATCH))
+
+
+def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Switch off tf.data's tuning of itself.
+
+    There is nothing to tune, and its thread sleeps for up to a minute: `fit` was seen to wait for it at the end, for 3
+    to 50 idle seconds, in every other training.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def one_hot(subset: Subset) -> Any:
@@ -172,23 +184,59 @@ class TrainingModel(keras.Model):
         self._params = model
         self._seed = seed
         self._black = black
-        self._images = tf.constant(train_data.images)
-        self._targets = tf.constant(self._smooth(one_hot(train_data)))
+        # Variables and not constants, because a strategy keeps a copy of a variable on each of its devices.
+        self._images: Any = tf.Variable(tf.constant(train_data.images), trainable=False)
+        self._targets: Any = tf.Variable(self._smooth(one_hot(train_data)), trainable=False)
         training = model.training
         per_epoch = len(train_data) // training.batch_size * training.batch_size
         self._augmented_until = (training.epochs - training.final_epochs_without_augmentation) * per_epoch
+
+    def prepare(self, optimizer: keras.optimizers.Optimizer, *, xla: bool) -> None:
+        """Compile, and create the optimizer's variables: to be called in the device's scope."""
+        self.compile(
+            optimizer=optimizer,
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=xla,  # pyright: ignore[reportArgumentType]
+        )
+        self.optimizer.build(self.trainable_variables)
+
+    def separate_replicas(self) -> None:
+        """Give the dropout of each replica random numbers of its own: Keras starts them all from the same seeds."""
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        weights = {id(variable) for variable in self.network.weights}
+        for seed in (variable for variable in self.network.variables if id(variable) not in weights):
+            copies = self.distribute_strategy.experimental_local_results(seed.value)
+            for replica, copy in enumerate(copies if replicas > 1 else ()):
+                copy.assign(copy + tf.constant([replica, 0], copy.dtype))
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Let Keras create, under a strategy, its metrics from images.
+
+        Keras would take a batch of what `fit` is given: indices, with which the network cannot be called. It would also
+        average that batch over the replicas, which fails where their shares differ by an image.
+        """
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            with self.distribute_strategy.scope():
+                self._symbolic_build(data_batch=(self._images[:1], self._targets[:1]))
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return the logits of normalized images."""
         return self.network(images, training=training)
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
-        """Fetch the batch by its indices, distort it, and take Keras' own step."""
-        indices, positions = data
+        """Take Keras' own step on the images that the indices stand for."""
+        return super().train_step(self.fetch(*data))
+
+    def fetch(self, indices: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return the images of one step, distorted, and their targets.
+
+        Where replicas share a step, each has its part of the indices and positions, hence draws of its own.
+        """
         images, targets = tf.gather(self._images, indices), tf.gather(self._targets, indices)
         if not self._params.augmentation.is_off:
             images = self._augment(images, positions[0])
-        return super().train_step((images, targets))
+        return images, targets
 
     # XLA fuses the gathers and the arithmetic of the warp: four times faster than op by op, on a CPU too.
     @tf.function(jit_compile=True)

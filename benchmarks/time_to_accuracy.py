@@ -1,0 +1,130 @@
+"""How long our trainer takes to a good model, against what a user would otherwise copy: see README.md."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import run_command
+from contestants import DEFAULT, Job, contestant_key
+from mnist_pipeline.console import say, warn
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.params import load_params
+from mnist_pipeline.project import find_project
+from standings import report
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "time_to_accuracy.jsonl"
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+Record = dict[str, Any]
+
+
+@app.command()
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each contestant, with seeds 0, 1, ...")] = 3,
+    only: Annotated[
+        str, typer.Option(help="Contestants, with commas; also any other model of params.yaml, such as cnn_large.")
+    ] = ",".join(DEFAULT),
+    results: Annotated[Path, typer.Option(help="JSON lines, one per training; .json and .md go beside it.")] = RESULTS,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Train only so many, to try the benchmark out.")] = None,
+    params: Annotated[Path | None, typer.Option(help="Another params.yaml with our models.")] = None,
+    summarize: Annotated[bool, typer.Option("--summarize", help="Train nothing: report on what there is.")] = False,
+) -> None:
+    """Measure seconds to accuracy: our cnn and its fast variant against copied recipes, one process per training.
+
+    Run it inside the project, after `dvc repro`. Every training is written down as it ends; the same command goes on
+    where an interrupted one stopped, and trains again whatever parameters, code, data or machine have changed for.
+    """
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    if summarize:
+        records = read_records(results)
+        keys = {record["contestant"]: record["key"] for record in records}  # the newest of each
+    else:
+        jobs = plan(names, seeds, epochs, params)
+        keys = {job.contestant: job.key for job in jobs}
+        run(jobs, results)
+        records = read_records(results)
+    chosen = select(records, {name: key for name, key in keys.items() if name in names})
+    if not chosen:
+        raise UserError(f"{results} has no training of {', '.join(names)}: run this without --summarize.")
+    report(chosen, results)
+
+
+def plan(names: Sequence[str], seeds: int, epochs: int | None, params_file: Path | None) -> list[Job]:
+    """Return all trainings in order: round by round, so that a slow hour of the machine strikes everyone alike."""
+    project = find_project()
+    file = (params_file or project.params).resolve()
+    params = load_params(file)
+    keys = {name: contestant_key(project, params, name, epochs) for name in names}
+    return [
+        Job(name, seed, epochs, params=str(file), root=str(project.root), key=keys[name])
+        for seed in range(seeds)
+        for name in keys
+    ]
+
+
+def run(jobs: Sequence[Job], results: Path) -> None:
+    """Do what is not done yet, and append each record as its training ends."""
+    records = read_records(results)
+    done = {(record["contestant"], record["key"], record["seed"]) for record in records}
+    left = [job for job in jobs if (job.contestant, job.key, job.seed) not in done]
+    if len(left) < len(jobs):
+        say(f"{len(jobs) - len(left)} of {len(jobs)} trainings are in {results} already.")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    for number, job in enumerate(left, start=1):
+        record = train_in_process(job)
+        append(results, record)
+        say(
+            f"{number}/{len(left)}  {job.contestant:<14} seed {job.seed}  {record['fit_seconds']:7.1f} s  "
+            f"test accuracy {record['test_accuracy_after_epoch'][-1]:.2%}"
+        )
+
+
+def append(results: Path, record: Record) -> None:
+    """Write one line at the end of the file, on a line of its own even if a kill cut the last one short."""
+    torn = results.exists() and results.read_bytes()[-1:] not in (b"", b"\n")
+    with results.open("a", encoding="utf-8") as file:
+        file.write(("\n" if torn else "") + json.dumps(record) + "\n")
+
+
+def train_in_process(job: Job) -> Record:
+    """Train in a fresh process, which dies with this one.
+
+    Raises:
+        UserError: it failed; it has said why.
+    """
+    command = [sys.executable, str(HERE / "one_training.py"), job.to_json()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"The training of {job.contestant} with seed {job.seed} failed, status {done.returncode}.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return every record in the file; none if there is no file. A line cut short by a kill is left out."""
+    records: list[Record] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            warn(f"{path}, line {number}: not JSON, left out.")
+    return records
+
+
+def select(records: Sequence[Record], keys: Mapping[str, str]) -> dict[str, list[Record]]:
+    """Return the records of each contestant that were measured on the same terms, in the order of `keys`."""
+    chosen = {
+        name: [record for record in records if (record["contestant"], record["key"]) == (name, key)]
+        for name, key in keys.items()
+    }
+    return {name: found for name, found in chosen.items() if found}
+
+
+if __name__ == "__main__":
+    run_command(app)
