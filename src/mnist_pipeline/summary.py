@@ -1,5 +1,8 @@
 """`mnist summary`: what is trained, how good it is, and what to do with it."""
 
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -11,10 +14,11 @@ from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 
 NEXT_STEPS = (
-    ("make ui", "browse the runs and the registered model in MLflow"),
-    ("mnist tune cnn --trials 20", "search better hyperparameters with Optuna"),
-    ("mnist predict data/raw/t10k-images-idx3-ubyte --index 0", "read a digit with the champion"),
+    ("ui", "browse the runs and the registered model in MLflow"),
+    ("tune cnn --trials 20", "search better hyperparameters with Optuna"),
+    ("predict data/raw/t10k-images-idx3-ubyte --index 0", "read a digit with the champion"),
 )
+"""What to type after `mnist`, and why."""
 
 
 def show(project: Project, params: Params) -> None:
@@ -35,10 +39,18 @@ def show(project: Project, params: Params) -> None:
     for name, results in rows.items():
         table.add_row(name, *_cells(results), "champion" if name == champion else "")
     console().print(table)
-    width = max(len(command) for command, _ in NEXT_STEPS)
+    width = max(len(arguments) for arguments, _ in NEXT_STEPS)
     console().print("Next:")
-    for command, purpose in NEXT_STEPS:
-        console().print(f"  {command:<{width}}   {purpose}", markup=False)
+    for arguments, purpose in NEXT_STEPS:
+        console().print(f"  {_mnist()} {arguments:<{width}}   {purpose}", markup=False)
+
+
+def _mnist() -> str:
+    """Return how this user can type `mnist`: after `make run` nobody has activated the environment yet."""
+    command = Path(sys.executable).with_name("mnist")
+    if os.environ.get("VIRTUAL_ENV") or not command.is_relative_to(Path.cwd()):
+        return "mnist"
+    return str(command.relative_to(Path.cwd()))
 
 
 def _results(project: Project, name: str) -> dict[str, Any]:

@@ -117,7 +117,11 @@ def test_mlflow_serves_the_champion_over_http(finished: tuple[Project, Params]) 
         port = probe.getsockname()[1]
     server = subprocess.Popen(
         f"{sys.executable} -m mlflow models serve -m models:/mnist@champion -p {port} --env-manager local".split(),
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{project.tracking_database}"},
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{project.tracking_database}",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
