@@ -1,20 +1,18 @@
-"""What both benchmarks need: statistics, the machine, tables, and a command line that fails politely."""
+"""What both benchmarks need: statistics, the machine and tables."""
 
 import os
 import platform
-import signal
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 from rich.table import Table
 
-from mnist_pipeline.console import console, warn
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.console import console
 
 PACKAGES = ("tensorflow", "keras", "numpy")
 """Whose versions decide how fast a training is."""
@@ -87,25 +85,6 @@ def describe(machine: dict[str, Any], versions: dict[str, str]) -> str:
     """Return machine and versions as one line."""
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {packages}"
-
-
-def run_command(app: Callable[[], Any]) -> None:
-    """Run a Typer app; a user's mistake is one sentence and status 1, an interruption one line and status 130."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app()
-    except UserError as error:
-        console(stderr=True).print(f"error: {error}", markup=False, style="red")
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == 130:
-            warn("Interrupted.")
-        raise
-
-
-def _interrupt(*_: object) -> Never:
-    raise KeyboardInterrupt
 
 
 def _cpu_model() -> str:

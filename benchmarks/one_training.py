@@ -17,8 +17,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import machine, run_command, versions
+from bench import machine, versions
 from contestants import EXAMPLES, Job, our_model, shorten
+from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import console, quiet_native_logs
 from mnist_pipeline.data.dataset import load_test, load_train, load_validation
 from mnist_pipeline.data.idx import read_part

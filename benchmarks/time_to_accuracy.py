@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import run_command
 from contestants import DEFAULT, Job, contestant_key
+from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import say, warn
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import load_params

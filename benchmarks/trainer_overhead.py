@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import Grid, Statistic, describe, machine, run_command, versions
+from bench import Grid, Statistic, describe, machine, versions
+from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import console, quiet_native_logs, say
 from mnist_pipeline.files import atomic_path, write_json
 from mnist_pipeline.params import ModelParams, Params, load_params

@@ -3,9 +3,11 @@
 Everything heavy is imported inside the command that needs it, so that `mnist --help` answers at once.
 """
 
+import errno
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Never
 
@@ -35,18 +37,31 @@ ModelName = Annotated[str, typer.Argument(help="A name under `models` in params.
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one sentence and status 1, an interruption one line and status 130."""
+    """Run `mnist`."""
+    run_command(app)
+
+
+def run_command(application: Callable[[], object]) -> None:
+    """Run a Typer app; a user's mistake is one sentence and status 1, an interruption one line and status 130."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app()
+        application()
     except UserError as error:
-        console(stderr=True).print(f"error: {error}", markup=False, style="red")
-        sys.exit(1)
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        _refuse(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.")
     except SystemExit as stop:
         if stop.code == 130:
             warn("Interrupted.")
         raise
+
+
+def _refuse(sentence: str) -> Never:
+    console(stderr=True).print(f"error: {sentence}", markup=False, style="red")
+    sys.exit(1)
 
 
 def _interrupt(*_: object) -> Never:
