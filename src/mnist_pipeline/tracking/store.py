@@ -42,6 +42,7 @@ def open_store(project: Project) -> "MlflowClient":
         UserError: the store cannot be reached or written.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars of a tenth of a second
     import mlflow
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
