@@ -8,7 +8,7 @@ import pytest
 
 from mnist_pipeline.data.dataset import Subset, save_subset
 from mnist_pipeline.data.normalize import fit, save_normalization
-from mnist_pipeline.params import Params, load_params
+from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tuning.plan import Plan, make_plan
 
@@ -68,11 +68,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return make_project(tmp_path)
-
-
-@pytest.fixture
-def params(project: Project) -> Params:
-    return load_params(project.params)
 
 
 @pytest.fixture
