@@ -148,7 +148,7 @@ class Training:
             epochs.append(Epoch(len(epochs) + 1, 1.0, 0.5, 1.0, accuracy, 0.01, 0.1))
             if report(epochs[-1]):
                 break
-        return Score(max(epochs, key=lambda epoch: epoch.rank), parameters=10, seconds=0.1)
+        return Score(max(epochs, key=lambda epoch: epoch.rank("accuracy")), parameters=10, seconds=0.1)
 
 
 def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
