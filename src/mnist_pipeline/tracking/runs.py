@@ -1,5 +1,6 @@
 """One MLflow run per trained model: opened, found again, and closed with a status that always tells the truth."""
 
+import getpass
 import os
 import socket
 from collections.abc import Generator, Mapping
@@ -12,7 +13,7 @@ from mnist_pipeline.data.dataset import Subset
 from mnist_pipeline.files import file_digest
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.contents import describe, log_inputs, log_model, run_name
+from mnist_pipeline.tracking.contents import as_metrics, describe, log_inputs, log_model, run_name
 from mnist_pipeline.tracking.contents import logged_model_id as logged_model_id
 from mnist_pipeline.tracking.lineage import lineage_tags
 from mnist_pipeline.tracking.store import experiment_name, open_store
@@ -21,8 +22,8 @@ from mnist_pipeline.training.history import Epoch, read_history
 if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
-    from mlflow import ActiveRun, MlflowClient
-    from mlflow.entities import Run
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
 MODEL_DIGEST = "model_md5"
 """Tag that joins a run to the model file it made, by content: files and store may travel apart."""
@@ -32,38 +33,29 @@ MODEL_DIGEST = "model_md5"
 class TrainingRun:
     """An open run of one model's training."""
 
+    client: "MlflowClient"
     project: Project
     name: str
     run_id: str
     logged: set[int] = field(default_factory=set[int])
     """The epochs that are in the store, also from before a resumed training was killed."""
 
-    def log_epoch(self, epoch: Epoch) -> None:
-        """Log an epoch's metrics at its step, once."""
-        import mlflow
-
-        if epoch.epoch in self.logged:
-            return
-        self.logged.add(epoch.epoch)
-        metrics = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
-        metrics["epoch_seconds"] = metrics.pop("seconds")
-        mlflow.log_metrics(metrics, step=epoch.epoch)
+    def log_epochs(self, *epochs: Epoch) -> None:
+        """Log the metrics of epochs at their steps, each once, in one request."""
+        new = [epoch for epoch in epochs if epoch.epoch not in self.logged]
+        self.logged.update(epoch.epoch for epoch in new)
+        self.client.log_batch(self.run_id, metrics=[metric for epoch in new for metric in _epoch_metrics(epoch)])
 
     def log_figure(self, figure: "Figure", file: str) -> None:
         """Log a figure as the artifact `file`."""
-        import mlflow
+        self.client.log_figure(self.run_id, figure, file)
 
-        mlflow.log_figure(figure, file)
-
-    def log_result(self, model: "keras.Model", metrics: Mapping[str, float]) -> None:
+    def log_result(self, metrics: Mapping[str, float]) -> None:
         """Log what the finished training left in `models/<name>`: the model, its metrics and its files.
 
         Args:
-            model: raw pixels (n, 28, 28) in, probabilities (n, 10) out; the content of `model.keras`.
             metrics: the content of `metrics.json`.
         """
-        import mlflow
-
         summary = {
             "best_epoch": metrics["best_epoch"],
             "best_validation_accuracy": metrics["validation_accuracy"],
@@ -71,11 +63,12 @@ class TrainingRun:
             "parameters": metrics["parameters"],
             "training_seconds": metrics["seconds"],
         }
-        mlflow.log_metrics(summary, step=int(metrics["best_epoch"]))
-        log_model(model, self.name, best_epoch=int(metrics["best_epoch"]))
+        model_file = self.project.model_file(self.name)
+        log_model(self.client, self.run_id, self.name, model_file, summary, step=int(metrics["best_epoch"]))
         for file in ("history.csv", "metrics.json"):
-            mlflow.log_artifact(str(self.project.model(self.name) / file))
-        mlflow.set_tag(MODEL_DIGEST, file_digest(self.project.model_file(self.name)))
+            self.client.log_artifact(self.run_id, str(self.project.model(self.name) / file))
+        # Last, because it says that the run has all of the model.
+        self.client.set_tag(self.run_id, MODEL_DIGEST, file_digest(model_file))
 
 
 @contextmanager
@@ -90,6 +83,9 @@ def training_run(
 ) -> Generator[TrainingRun]:
     """Open the run of one training; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
+    By MLflow's client and not by its global `start_run`, which also writes down what it sees of the surroundings, such
+    as the address of a git remote with the password in it.
+
     Args:
         project: whose store and files.
         params: everything that was asked for.
@@ -98,47 +94,60 @@ def training_run(
         tags: more to say about the run, such as its device.
         resume: id of the run that a killed training of exactly this model reported to; a new run if empty or gone.
     """
-    import mlflow
-
     client = open_store(project)
     _end_abandoned_runs(client)
+    status = "FAILED"
     earlier = _continue(client, resume)
-    with earlier or _start(client, project, params, name, tags) as run:
-        try:
-            mlflow.set_tags(_process_tags())
-            if not earlier:
-                log_inputs(project, params, name, run.info.run_id, subsets)
-            done = {point.step for point in client.get_metric_history(run.info.run_id, "loss")}
-            yield TrainingRun(project, name, run.info.run_id, done)
-        except (KeyboardInterrupt, SystemExit):
-            mlflow.end_run("KILLED")
-            raise
+    run_id = earlier or _start(client, project, params, name, tags)
+    try:
+        if not earlier:
+            log_inputs(client, project, params, name, run_id, subsets)
+        done = {point.step for point in client.get_metric_history(run_id, "loss")} if earlier else set[int]()
+        yield TrainingRun(client, project, name, run_id, done)
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run_id, status)
 
 
-def _start(client: "MlflowClient", project: Project, params: Params, name: str, tags: Mapping[str, str]) -> "ActiveRun":
-    """Start a new run with everything that its row in the list of runs shows."""
-    import mlflow
-
+def _start(client: "MlflowClient", project: Project, params: Params, name: str, tags: Mapping[str, str]) -> str:
+    """Start a new run with everything that its row in the list of runs shows; return its id."""
+    all_tags = {
+        "model": name,
+        **lineage_tags(project),
+        **tags,
+        **_process_tags(),
+        "mlflow.source.name": f"mnist train {name}",
+        "mlflow.source.type": "PROJECT",
+        "mlflow.user": getpass.getuser(),
+        "mlflow.note.content": describe(params, name),
+    }
     experiment = client.get_experiment_by_name(experiment_name())
-    all_tags = {"model": name, **lineage_tags(project), **tags}
-    return mlflow.start_run(
-        experiment_id=experiment.experiment_id if experiment else None,
-        run_name=run_name(name, all_tags),
-        tags={**all_tags, "mlflow.source.name": f"mnist train {name}", "mlflow.source.type": "PROJECT"},
-        description=describe(params, name),
-    )
+    return client.create_run(experiment.experiment_id, tags=all_tags, run_name=run_name(name, all_tags)).info.run_id
 
 
-def _continue(client: "MlflowClient", run_id: str) -> "ActiveRun | None":
-    """Open an earlier run again, unless there is none or somebody deleted it."""
-    import mlflow
+def _continue(client: "MlflowClient", run_id: str) -> str:
+    """Open an earlier run again, unless there is none or somebody deleted it; return its id, or nothing."""
+    from mlflow.entities import RunTag
     from mlflow.exceptions import MlflowException
 
     try:
         gone = not run_id or client.get_run(run_id).info.lifecycle_stage == "deleted"
     except MlflowException:
         gone = True
-    return None if gone else mlflow.start_run(run_id=run_id)
+    if gone:
+        return ""
+    client.update_run(run_id, status="RUNNING")
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _process_tags().items()])
+    return run_id
+
+
+def _epoch_metrics(epoch: Epoch) -> "list[Metric]":
+    values = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
+    values["epoch_seconds"] = values.pop("seconds")
+    return as_metrics(values, epoch.epoch)
 
 
 def find_run(client: "MlflowClient", model_file: Path) -> "Run | None":
@@ -168,13 +177,13 @@ def find_or_restore_run(
     DVC restores a stage from its cache without running it, and a fresh clone may pull a model that was trained
     elsewhere: the store then knows nothing of the run, but the files hold all it said.
     """
+    del model
     client = open_store(project)
     if found := find_run(client, project.model_file(name)):
         return found.info.run_id
     with training_run(project, params, name, subsets, tags={"restored": "true"}) as run:
-        for epoch in read_history(project.model(name) / "history.csv"):
-            run.log_epoch(epoch)
-        run.log_result(model, metrics)
+        run.log_epochs(*read_history(project.model(name) / "history.csv"))
+        run.log_result(metrics)
     return run.run_id
 
 
