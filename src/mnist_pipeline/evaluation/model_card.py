@@ -9,6 +9,8 @@ from mnist_pipeline.evaluation.metrics import DIGITS, wilson_interval
 
 CONFUSIONS = 5
 """Kinds of mistakes that the card names, the most frequent first."""
+MODEL_CARD = "model_card.md"
+"""Where the run keeps the card."""
 FIGURES = "test_report/figures"
 """Where the run keeps the figures; links in the card are relative to it."""
 
@@ -66,13 +68,19 @@ def model_card(facts: CardFacts) -> str:
     return "\n".join((*sections, _rebuild(facts)))
 
 
-def shorten(card: str, limit: int, link: str) -> str:
-    """Cut a card to at most `limit` characters, after a whole section where one fits, and end it with `link`."""
-    end = f"\n{link}\n"
-    if len(card) + len(end) <= limit:
-        return card + end
-    kept = card[: limit - len(end)]
-    # Where not even one section fits, after a whole line.
+def description(card: str, artifacts: str, limit: int) -> str:
+    """Make of a card what a registry shows: links instead of pictures, and no more than it can hold.
+
+    Args:
+        card: what `model_card` wrote.
+        artifacts: address of the page that shows the artifacts of the run.
+        limit: characters; what does not fit is cut off after a whole section, or else after a whole line.
+    """
+    linked = card.replace("![", "[").replace(f"]({FIGURES}/", f"]({artifacts}/{FIGURES}/")
+    end = f"\n[The whole card, with its pictures]({artifacts}/{MODEL_CARD})\n"
+    if len(linked) + len(end) <= limit:
+        return linked + end
+    kept = linked[: limit - len(end)]
     section = kept.rfind("\n## ") + 1
     return kept[: section or kept.rfind("\n") + 1] + end
 

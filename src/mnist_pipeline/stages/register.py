@@ -10,7 +10,7 @@ from mnist_pipeline.console import say
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.evaluation.comparison import RULE
-from mnist_pipeline.evaluation.model_card import CardFacts, count_predictions, model_card, shorten
+from mnist_pipeline.evaluation.model_card import MODEL_CARD, CardFacts, count_predictions, description, model_card
 from mnist_pipeline.files import file_digest, read_json, require, write_json
 from mnist_pipeline.models.preprocessing import load_model
 from mnist_pipeline.params import Params
@@ -27,9 +27,6 @@ from mnist_pipeline.tracking.registry import (
     open_registry,
 )
 from mnist_pipeline.tracking.runs import find_or_restore_run, find_run
-
-MODEL_CARD = "model_card.md"
-"""Artifact of a run: the whole card; the version's description is what fits of it."""
 
 
 def run(project: Project, params: Params) -> None:
@@ -107,11 +104,11 @@ def _add(project: Project, params: Params, registry: Registry, name: str, result
     card = model_card(facts)
     registry.client.log_text(source.run_id, card, MODEL_CARD)
     log_trained_on(project, registry, source.run_id)
-    page = f"#/experiments/{source.experiment_id}/runs/{source.run_id}/artifacts/{MODEL_CARD}"
+    artifacts = f"#/experiments/{source.experiment_id}/runs/{source.run_id}/artifacts"
     return registry.add(
         source.run_id,
         file_digest(project.model_file(name)),
-        description=shorten(card, DESCRIPTION_LIMIT, f"[The whole card, with its figures]({page})"),
+        description=description(card, artifacts, DESCRIPTION_LIMIT),
         tags={
             "model": name,
             "git_commit": facts.commit,
