@@ -166,7 +166,7 @@ def test_registering_the_same_model_again_adds_no_version(finished: tuple[Projec
     name = read_json(project.champion, "")["model"]
     assert champion.tags["model"] == name
     assert champion.tags["model_md5"] == file_digest(project.model_file(name))
-    assert "validation accuracy" in (champion.description or "")
+    assert "validation (chosen by this)" in (champion.description or "")
 
 
 def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
