@@ -119,7 +119,7 @@ def evaluate(name: ModelName) -> None:
 
 @app.command(rich_help_panel=PIPELINE)
 def register() -> None:
-    """Register the best model; it becomes `models:/mnist@champion` if it beats the champion on validation."""
+    """Register the best of `models/`: `models:/mnist@champion` if it beats the champion on validation."""
     project, params = _open()
     from mnist_pipeline.stages import register as stage
 

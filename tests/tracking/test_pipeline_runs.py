@@ -193,6 +193,7 @@ def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
     assert run is not None
     assert run.data.tags["restored"] == "true"
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+    assert client.list_artifacts(run.info.run_id, "test_report/figures")  # which the model card shows
 
 
 def test_ties_go_to_the_lower_validation_loss() -> None:

@@ -112,7 +112,7 @@ def test_the_first_one_becomes_champion_and_has_a_card(
     assert champion is not None
     assert champion.tags["rule"] == RULE
     assert champion.tags["train_md5"] == file_digest(workspace.project.split / "train.npz")
-    decision = read_json(workspace.artifact("weak", "decision.json"), "")
+    decision = read_json(workspace.artifact("weak", "decisions/without_champion.json"), "")
     assert decision["outcome"] == "champion"
     assert decision["champion"] is decision["comparison"] is None
     card = workspace.artifact("weak", "model_card.md").read_text(encoding="utf-8")
@@ -141,7 +141,7 @@ def test_a_better_one_takes_over_with_evidence_and_a_worse_one_challenges(
     only_strong = int((right["strong"] & ~right["weak"]).sum())
     only_weak = int((right["weak"] & ~right["strong"]).sum())
     assert only_strong > only_weak
-    comparison = read_json(workspace.artifact("strong", "decision.json"), "")["comparison"]
+    comparison = read_json(workspace.artifact("strong", "decisions/against_version_1.json"), "")["comparison"]
     assert comparison["images"] == 200
     assert comparison["only_candidate_right"] == only_strong
     assert comparison["only_champion_right"] == only_weak
@@ -240,7 +240,7 @@ def resplit(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Wor
 def test_after_another_split_the_champion_is_judged_on_what_it_never_saw(resplit: Workspace, tmp_path: Path) -> None:
     workspace = resplit.copy(tmp_path)
     workspace.register("strong")
-    decision = read_json(workspace.artifact("strong", "decision.json"), "")
+    decision = read_json(workspace.artifact("strong", "decisions/against_version_1.json"), "")
     assert "on the 120 of 200 validation images that are new to it" in decision["reason"]
     assert decision["comparison"]["images"] == 120
     assert decision["comparison"]["champion"]["accuracy"] == workspace.reads_rightly("weak")[80:].mean()

@@ -7,7 +7,6 @@ from typing import Never
 import pytest
 from versions import add_version, die_at
 
-from mnist_pipeline.console import console
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project, find_project
 from mnist_pipeline.tracking.catalogue import rollback, show_models
@@ -94,19 +93,20 @@ def test_a_rollback_goes_back_and_another_one_forth(project: Project, capsys: py
     assert not any(version.rolled_back for version in Registry(open_store(project)).versions())
 
 
-def test_the_versions_are_listed_newest_first(
-    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(console(), "width", 120)
+def test_the_versions_are_listed_newest_first(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     crown(project, "1", "2")
     rollback(project)
     capsys.readouterr()
     show_models(project)
     title, _, _, _, *rows = capsys.readouterr().out.splitlines()
     assert title == "Versions of models:/mnist"
-    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows[:3]]
-    assert [row[:3] for row in cells] == [["3", "", "three"], ["2", "previous", "two"], ["1", "champion", "one"]]
-    assert cells[1][3:] == ["98.00%", "-", "feedbee", "c0ffee1", "rolled back to version 1"]
+    cells = [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows[:4]]
+    assert cells[0] == ["3", "", "three", "98.00%", "-", "feedbee", "c0ffee1"]
+    assert [row[:3] for row in cells[1:]] == [
+        ["2", "previous", "two"],
+        ["", "rolled back", ""],
+        ["1", "champion", "one"],
+    ]
 
 
 def test_a_registry_without_versions_says_what_to_run(tmp_path: Path, store: bytes) -> None:

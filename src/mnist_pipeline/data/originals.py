@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mnist_pipeline.data.idx import images_name, read_part
@@ -29,6 +28,8 @@ def load_originals(
     Raises:
         UserError: a file is missing or damaged, or the manifest is not of these raw files.
     """
+    import pandas as pd
+
     images, labels = read_part(raw, "train")
     path = require(split / "manifest.parquet", "mnist split")
     wanted = [("source", "==", images_name("train")), ("subset", "==", subset)]

@@ -11,8 +11,10 @@ CONFUSIONS = 5
 """Kinds of mistakes that the card names, the most frequent first."""
 MODEL_CARD = "model_card.md"
 """Where the run keeps the card."""
-FIGURES = "test_report/figures"
-"""Where the run keeps the figures; links in the card are relative to it."""
+TEST_REPORT = "test_report"
+"""Where the run keeps `reports/<name>`."""
+FIGURES = f"{TEST_REPORT}/figures"
+"""Where the run keeps the figures, seen from the card."""
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,15 @@ def decide(project: Project, registry: Registry, name: str, version: Version, ch
         "champion": _facts(champion) if champion else None,
         "comparison": asdict(comparison) if comparison else None,
     }
-    registry.client.log_dict(version.run_id, content, "decision.json")
+    registry.client.log_dict(version.run_id, content, f"decisions/{_against(champion)}.json")
     registry.tag(version, {DECISION: decision.outcome, REASON: decision.reason, **_numbers(comparison)})
     registry.tag(version, {COMPARED_WITH: _opponent(champion)})  # last: it says that the others are there
     return decision
+
+
+def _against(champion: Version | None) -> str:
+    """Return the name of the record: a model that comes back later keeps the earlier ones."""
+    return f"against_version_{champion.number}" if champion else "without_champion"
 
 
 def _facts(version: Version) -> dict[str, str]:

@@ -10,7 +10,14 @@ from mnist_pipeline.console import say
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.evaluation.comparison import RULE
-from mnist_pipeline.evaluation.model_card import MODEL_CARD, CardFacts, count_predictions, description, model_card
+from mnist_pipeline.evaluation.model_card import (
+    MODEL_CARD,
+    TEST_REPORT,
+    CardFacts,
+    count_predictions,
+    description,
+    model_card,
+)
 from mnist_pipeline.files import file_digest, read_json, require, write_json
 from mnist_pipeline.models.preprocessing import load_model
 from mnist_pipeline.params import Params
@@ -103,6 +110,8 @@ def _add(project: Project, params: Params, registry: Registry, name: str, result
     facts = _card_facts(project, params, name, source, results, data)
     card = model_card(facts)
     registry.client.log_text(source.run_id, card, MODEL_CARD)
+    if not registry.client.list_artifacts(source.run_id, TEST_REPORT):  # of a run that was just rebuilt
+        registry.client.log_artifacts(source.run_id, str(project.report(name)), TEST_REPORT)
     log_trained_on(project, registry, source.run_id)
     artifacts = f"#/experiments/{source.experiment_id}/runs/{source.run_id}/artifacts"
     return registry.add(

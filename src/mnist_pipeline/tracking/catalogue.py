@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mnist_pipeline.console import console, say
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.registry import CHAMPION, MODEL, ROLLED_BACK_TO, Registry, Version, open_registry
+from mnist_pipeline.tracking.registry import CHAMPION, MODEL, Registry, Version, open_registry
 from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ SHORT = 7
 
 
 def show_models(project: Project) -> None:
-    """Print one row per registered version, newest first.
+    """Print one row per registered version, newest first; `data` is the hash of its training images.
 
     Raises:
         UserError: nothing is registered yet.
@@ -32,18 +32,17 @@ def versions_table(versions: list[Version]) -> "Table":
     from rich.table import Table
 
     table = Table(title=f"Versions of models:/{MODEL}", title_justify="left")
-    for heading in ("version", "alias", "model", "validation", "test", "training data", "commit", ""):
+    for heading in ("version", "alias", "model", "validation", "test", "data", "commit"):
         table.add_column(heading, justify="right" if heading in ("version", "validation", "test") else "left")
     for version in versions:
         tags = version.tags
         table.add_row(
             version.number,
-            ", ".join(version.aliases),
+            "\n".join([*version.aliases, *(["rolled back"] if version.rolled_back else [])]),
             version.model,
             *(_share(tags.get(key)) for key in ("validation_accuracy", "test_accuracy")),
             tags.get("train_md5", "?")[:SHORT],
             _commit(tags.get("git_commit", "?")),
-            f"rolled back to version {tags[ROLLED_BACK_TO]}" if version.rolled_back else "",
         )
     return table
 

@@ -145,6 +145,7 @@ class Registry:
             model_id=model_id,
             description=description,
             tags={**tags, MODEL_DIGEST: digest},
+            await_creation_for=0,  # it is there when the call returns; waiting only prints a line about it
         )
         return Version(str(version.version), run_id, {**tags, MODEL_DIGEST: digest}, ())
 
