@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Never
@@ -61,12 +62,26 @@ def kill_this_process() -> Never:
     raise AssertionError
 
 
+def take_time() -> None:
+    """Let it take two seconds to create a version, so that another process could come in between."""
+    from mlflow import MlflowClient
+
+    create = MlflowClient.create_model_version
+
+    def slowly(*arguments: Any, **more: Any) -> Any:
+        time.sleep(2)
+        return create(*arguments, **more)
+
+    MlflowClient.create_model_version = slowly
+
+
 def register(root: str, die: int) -> None:
     """Do what `mnist register` does, or be killed before its `die`-th write; status 3 if it took TensorFlow."""
     from mnist_pipeline.params import load_params
     from mnist_pipeline.stages import register as stage
 
     die_at(die, setattr, kill_this_process)
+    take_time()
     project = find_project(Path(root))
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{project.tracking_database}"  # MLflow's own may be inherited
     stage.run(project, load_params(project.params))
