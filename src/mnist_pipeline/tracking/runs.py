@@ -14,6 +14,7 @@ from mnist_pipeline.files import file_digest
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.lineage import code_diff, lineage_tags
+from mnist_pipeline.tracking.links import link_to_winner
 from mnist_pipeline.tracking.store import experiment_name, open_store
 from mnist_pipeline.training.history import Epoch, read_history
 
@@ -109,6 +110,7 @@ def training_run(
             mlflow.set_tags(_process_tags())
             if not earlier:
                 _log_inputs(project, params, name, run.info.run_id, subsets)
+                link_to_winner(client, run.info.run_id, name, params.model(name))
             done = {point.step for point in client.get_metric_history(run.info.run_id, "loss")}
             yield TrainingRun(project, name, run.info.run_id, done)
         except (KeyboardInterrupt, SystemExit):
@@ -150,7 +152,7 @@ def _log_inputs(project: Project, params: Params, name: str, run_id: str, subset
     mlflow.log_artifact(str(project.params))
     if diff := code_diff(project.root):
         mlflow.log_text(diff, "uncommitted.diff")
-    _log_datasets(project, run_id, subsets, context="training")
+    log_datasets(project, run_id, subsets, context="training")
 
 
 def find_run(client: "MlflowClient", model_file: Path) -> "Run | None":
@@ -195,7 +197,7 @@ def log_evaluation(project: Project, name: str, run_id: str, metrics: Mapping[st
     import mlflow
 
     # By the run's id and not by opening it again, which would call it RUNNING and move its end.
-    dataset = _log_datasets(project, run_id, {"test": test}, context="evaluation")["test"]
+    dataset = log_datasets(project, run_id, {"test": test}, context="evaluation")["test"]
     flat = {f"test_{key}": float(value) for key, value in _flatten(metrics).items()}
     mlflow.log_metrics(flat, run_id=run_id, model_id=logged_model_id(run_id), dataset=dataset)
     mlflow.log_artifacts(str(project.report(name)), "test_report", run_id=run_id)
@@ -235,7 +237,7 @@ def _log_model(model: "keras.Model", name: str, *, best_epoch: int) -> None:
     set_signature(logged.model_uri, ModelSignature(outputs=outputs))
 
 
-def _log_datasets(
+def log_datasets(
     project: Project, run_id: str, subsets: Mapping[str, Subset], *, context: str
 ) -> "dict[str, DatasetEntity]":
     """Log the subsets as the run's inputs, each with DVC's hash of its file as the digest."""
