@@ -17,6 +17,7 @@ seed: 0
 device: cpu
 normalize: {scheme: unit}
 split: {validation_size: 100, seed: 0}
+train: [tiny]
 models:
   tiny:
     architecture: {kind: mlp, hidden_units: [8], dropout: 0.0, activation: relu, batch_normalization: false}
@@ -27,6 +28,7 @@ models:
       schedule: {name: constant}
       label_smoothing: 0.0
       weight_average: 0.0
+      monitor: accuracy
       early_stopping: 0
       final_epochs_without_augmentation: 0
     augmentation: {rotation: 0, shift: 0, zoom: 0, shear: 0, elastic: 0, elastic_smoothing: 4}
@@ -63,6 +65,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
         yield make_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of one module's own, whose store nobody has created yet."""
+    return make_project(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def quick_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
     """Run the trials of the plan without training anything."""
     record = StudyRun.open(plan.project, run_id)
     study = load_study(plan.file)
-    while trial := claim(study, plan.file, plan.space, trials=plan.trials, seed=0, worker=worker):
+    while trial := claim(study, plan, worker):
         run = record.start_trial(trial.number, trial.params)
         study.tell(trial, 0.5)
         record.end_trial(run, trial_end(study.get_trials()[trial.number], plan.space))
@@ -32,7 +32,7 @@ def quick_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
 def deadly_first_trial(plan: Plan, worker: int, run_id: str, threads: int) -> None:
     """Be killed in the study's first trial, like a process that is out of memory."""
     study = load_study(plan.file)
-    while trial := claim(study, plan.file, plan.space, trials=plan.trials, seed=0, worker=worker):
+    while trial := claim(study, plan, worker):
         if trial.number == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         study.tell(trial, 0.5)
@@ -45,7 +45,7 @@ def failing_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
 
 
 def hanging_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
-    claim(load_study(plan.file), plan.file, plan.space, trials=plan.trials, seed=0, worker=worker)
+    claim(load_study(plan.file), plan, worker)
     threading.Event().wait()
 
 
@@ -63,7 +63,7 @@ def study(plan: Plan) -> optuna.Study:
 
 @pytest.fixture
 def record(plan: Plan, study: optuna.Study) -> Iterator[StudyRun]:
-    with study_run(plan.project, plan.study, study.user_attrs["id"], study.user_attrs["definition"], {}) as record:
+    with study_run(plan.project, plan.study, study.user_attrs["id"], study.user_attrs["definition"]) as record:
         yield record
 
 

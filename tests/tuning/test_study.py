@@ -32,7 +32,7 @@ def open_study(plan: Plan) -> optuna.Study:
 
 
 def ask(plan: Plan, study: optuna.Study, worker: int = 0) -> optuna.Trial | None:
-    return claim(study, plan.file, plan.space, trials=plan.trials, seed=0, worker=worker)
+    return claim(study, plan, worker)
 
 
 def quality(trial: optuna.Trial) -> float:
