@@ -18,9 +18,10 @@ from mnist_pipeline.training.checkpoint import training_key
 HERE = Path(__file__).parent
 
 FAST: dict[str, Any] = {
+    "architecture": {"dropout": 0.0},
     "training": {
         "epochs": 2,
-        "optimizer": {"learning_rate": 0.01, "beta_2": 0.9},
+        "optimizer": {"learning_rate": 0.01, "weight_decay": 0.01, "beta_2": 0.9},
         "weight_average": 0.0,
     },
     "augmentation": {"rotation": 0.0, "shift": 0.0, "zoom": 0.0, "shear": 0.0, "elastic": 0.0},

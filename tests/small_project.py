@@ -33,6 +33,7 @@ def tiny_params(root: Path) -> Params:
     for name, model in content["models"].items():
         model["training"] |= {"epochs": 2, "batch_size": 50}
         model["training"]["optimizer"]["learning_rate"] = 0.01 if name == "mlp" else 0.003
+    content["models"] = {name: content["models"][name] for name in content["train"]}
     content["models"]["mlp"]["architecture"]["hidden_units"] = [16, 16]
     content["models"]["cnn"]["architecture"] |= {
         "blocks": [{"filters": 4, "kernel_size": 3, "convolutions": 1, "pooling": 4, "dropout": 0.0}],

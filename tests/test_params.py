@@ -24,7 +24,7 @@ def refuse(tmp_path: Path, old: str, new: str) -> str:
 
 def test_the_shipped_parameters_are_valid_and_frozen() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert {"mlp", "cnn"} <= set(params.models)
+    assert params.train == ("mlp", "cnn")
     with pytest.raises(ValidationError):
         params.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -48,6 +48,7 @@ def test_the_shipped_parameters_are_valid_and_frozen() -> None:
         ("  mlp: #", "  1: #", ["models", "1", "quotes"]),
         ("  mlp: #", "  my model: #", ["models", "my model"]),
         ("validation_size: 5000", "validation_size: 60000", ["split.validation_size", "60000", "59990"]),
+        ("train: [mlp, cnn]", "train: [mlp, cmn]", ["train", "cmn", "mlp, cnn"]),
         ("rotation: 10", "rotation: ten", ["models.mlp.augmentation.rotation", "'ten'", "number"]),
         ("final_epochs_without_augmentation: 0", "final_epochs_without_augmentation: 99", ["99", "15 epochs"]),
         ("seed: 0", "seed: 0\nseed: 1", ["params.yaml", "duplicate key"]),
@@ -80,3 +81,13 @@ def test_an_unknown_model_lists_the_known_ones() -> None:
     params: Params = load_params(ROOT / "params.yaml")
     with pytest.raises(UserError, match=r"`cmm`.*mlp, cnn"):
         params.model("cmm")
+
+
+def test_another_seed_makes_a_sibling_of_the_model_and_leaves_the_rest() -> None:
+    params = load_params(ROOT / "params.yaml")
+    seeded, name = params.with_seed("mlp", 7)
+    assert (name, seeded.seed, [*seeded.models]) == ("mlp_seed7", 7, ["mlp_seed7"])
+    assert seeded.model(name) == params.model("mlp")
+    assert params.with_seed("mlp", None) == (params, "mlp")
+    with pytest.raises(UserError, match="no model `mpl`"):
+        params.with_seed("mpl", 7)

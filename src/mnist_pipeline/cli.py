@@ -34,6 +34,7 @@ EXPERIMENTS = "Experiments"
 MODELS = "Models"
 
 ModelName = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Instead of params.yaml's; the model is then NAME_seedN.")]
 
 
 def main() -> None:
@@ -78,12 +79,14 @@ def download() -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def normalize() -> None:
+def normalize(
+    raw: Annotated[Path | None, typer.Option(help="Folder with the IDX files, if it is not `data/raw`.")] = None,
+) -> None:
     """Turn `data/raw` into float32 arrays in `data/normalized`, by `normalize` in params.yaml."""
     from mnist_pipeline.stages import normalize as stage
 
     project, params = _open()
-    stage.run(project, params.normalize)
+    stage.run(project, params.normalize, raw)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -96,10 +99,10 @@ def split() -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def train(name: ModelName) -> None:
+def train(name: ModelName, seed: Seed = None) -> None:
     """Train one model on the train and validation splits; write `models/NAME` and an MLflow run."""
     project, params = _open()
-    params.model(name)
+    params, name = params.with_seed(name, seed)
     with quiet_native_logs():
         from mnist_pipeline.stages import train as stage
 
@@ -107,10 +110,10 @@ def train(name: ModelName) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def evaluate(name: ModelName) -> None:
+def evaluate(name: ModelName, seed: Seed = None) -> None:
     """Measure `models/NAME` on the test split; write `reports/NAME` and add it to the model's MLflow run."""
     project, params = _open()
-    params.model(name)
+    params, name = params.with_seed(name, seed)
     with quiet_native_logs():
         from mnist_pipeline.stages import evaluate as stage
 

@@ -45,7 +45,7 @@ def _examine() -> Iterator[Finding]:
         yield Finding("project", str(error), broken=True)
         return
     yield Finding("project", str(project.root))
-    yield _checked("params", lambda: f"valid, models: {', '.join(load_params(project.params).models)}")
+    yield _checked("params", lambda: f"valid, trains {', '.join(load_params(project.params).train)}")
     yield _checked("git", lambda: _git(project))
     yield _checked("store", lambda: _store(project))
     yield _checked("data", lambda: _data(project))
@@ -67,7 +67,7 @@ def _package(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError as error:
-        raise UserError("not installed: run `make setup`, or `pip install -r requirements.lock`.") from error
+        raise UserError("not installed: run `make install`, or `pip install -r requirements.lock`.") from error
 
 
 def _device() -> str:

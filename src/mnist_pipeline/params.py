@@ -9,7 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mnist_pipeline.errors import UserError
@@ -259,8 +269,11 @@ class Training(Section):
     """Share of the target spread evenly over the ten classes; 0 switches it off."""
     weight_average: Fraction
     """Decay per step of the exponential moving average of the weights that is validated and kept; 0 switches it off."""
+    monitor: Literal["accuracy", "loss"]
+    """Which of the two on the validation split tells the best epoch, whose weights are kept; the other breaks ties.
+    `accuracy` ships: it is what models are compared by."""
     early_stopping: Annotated[int, Field(ge=0, le=1_000)]
-    """Stop after so many epochs without a better validation accuracy; 0 never stops. The best epoch is kept always."""
+    """Stop after so many epochs without a better one; 0 never stops. The best epoch is kept always."""
     final_epochs_without_augmentation: Annotated[int, Field(ge=0, le=1_000)]
     """The last epochs see the images as they are."""
 
@@ -390,9 +403,11 @@ class Params(Section):
     split: Split
     """The subsets."""
     models: Annotated[dict[ModelName, ModelParams], Field(min_length=1)]
-    """The models to train, by name: adding one is adding an entry."""
-    tune: Tune
-    """The search for better parameters."""
+    """What each model is and how it is trained, by name."""
+    train: Annotated[tuple[ModelName, ...], Field(min_length=1, strict=False)]
+    """The models that the pipeline trains and compares; other entries of `models` wait until they are named here."""
+    tune: Tune = Tune(pruner="percentile", space={})
+    """The search for better parameters; a pipeline that is not searched need not have it."""
 
     @field_validator("models", mode="before")
     @classmethod
@@ -402,6 +417,33 @@ class Params(Section):
             if not isinstance(name, str):
                 raise ValueError(f"the name {name!r} is not text: put it in quotes")
         return models
+
+    @field_validator("train")
+    @classmethod
+    def _are_there(cls, train: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known = info.data.get("models", train)
+        for name in train:
+            if name not in known:
+                raise ValueError(f"{name} is not under models: choose from {', '.join(known)}")
+            if train.count(name) > 1:
+                raise ValueError(f"{name} is there twice: remove one")
+        return train
+
+    def with_seed(self, name: str, seed: int | None) -> "tuple[Params, str]":
+        """Return the parameters for one model with another seed, and the name that tells it from its siblings.
+
+        Args:
+            name: of the model.
+            seed: to use instead; None changes nothing.
+
+        Raises:
+            UserError: there is no such model.
+        """
+        model = self.model(name)
+        if seed is None:
+            return self, name
+        sibling = f"{name}_seed{seed}"
+        return self.model_copy(update={"seed": seed, "train": (sibling,), "models": {sibling: model}}), sibling
 
     def model(self, name: str) -> ModelParams:
         """Return the entry `name` of `models`.

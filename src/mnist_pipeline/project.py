@@ -11,8 +11,9 @@ from mnist_pipeline.errors import UserError
 class Project:
     """The folders and files of one pipeline.
 
-    `root` is the folder that holds `dvc.yaml` and `params.yaml`. `home` is the folder that keeps what is shared by all
-    copies of it: the MLflow store. The two differ only in a DVC experiment that runs in a temporary copy.
+    `root` is the folder that holds `params.yaml`. `home` is the folder that keeps what all pipelines and all copies of
+    the repository share: the MLflow store. The two differ in `baselines/`, and in a DVC experiment that runs in a
+    temporary copy.
     """
 
     root: Path
@@ -92,15 +93,15 @@ def find_project(start: Path | None = None) -> Project:
     MLflow store is kept there, so that the runs outlive the copy.
 
     Raises:
-        UserError: no folder from `start` upwards holds both `dvc.yaml` and `params.yaml`.
+        UserError: no folder from `start` upwards holds a `params.yaml`.
     """
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
-        if (folder / "dvc.yaml").is_file() and (folder / "params.yaml").is_file():
+        if (folder / "params.yaml").is_file():
             return Project(root=folder, home=_home(folder))
     raise UserError(
-        f"No mnist-pipeline project at {start}: neither it nor a folder above holds both dvc.yaml and params.yaml; "
-        "change into the project's folder."
+        f"No mnist-pipeline project at {start}: neither it nor a folder above holds a params.yaml; change into the "
+        "project's folder."
     )
 
 

@@ -22,12 +22,12 @@ NEXT_STEPS = (
 
 
 def show(project: Project, params: Params) -> None:
-    """Print one row per model of `params.yaml` and the next steps.
+    """Print one row per model of `train` in `params.yaml` and the next steps.
 
     Raises:
         UserError: nothing is trained yet.
     """
-    rows = {name: _results(project, name) for name in params.models}
+    rows = {name: _results(project, name) for name in params.train}
     if not any(rows.values()):
         raise UserError("No model is trained yet: run `dvc repro` (or `make run`) first.")
     champion = read_json(project.champion, "mnist register")["model"] if project.champion.exists() else None

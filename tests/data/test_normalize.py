@@ -149,3 +149,11 @@ def test_the_stage_writes_nothing_if_a_raw_file_is_damaged(project: Project) -> 
     with pytest.raises(UserError, match="t10k-labels"):
         stage.run(project, Normalize(scheme="unit"))
     assert not project.normalized.exists()
+
+
+def test_the_raw_files_may_lie_elsewhere(project: Project, digits: Digits, tmp_path: Path) -> None:
+    elsewhere = project.raw.rename(tmp_path / "elsewhere")
+    stage.run(project, Normalize(scheme="unit"), elsewhere)
+    assert len(load_subset(project.normalized / "train.npz", made_by="")) == 200
+    with pytest.raises(UserError, match="is missing"):
+        stage.run(project, Normalize(scheme="unit"))

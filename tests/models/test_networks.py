@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mnist_pipeline.data.normalize import fit
-from mnist_pipeline.params import CnnArchitecture, MlpArchitecture
+from mnist_pipeline.params import CnnArchitecture, MlpArchitecture, load_params
+from small_project import ROOT
 
 keras = pytest.importorskip("keras")
 
@@ -29,17 +30,17 @@ def cnn(blocks: list[tuple[int, int]], **changes: Any) -> CnnArchitecture:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "parameters"),
+    ("file", "name", "parameters"),
     [
-        (mlp(hidden_units=[512, 512], dropout=0.2), 669_706),  # Keras' mnist_mlp
-        (cnn([(32, 3), (64, 3)], dropout=0.5), 34_826),  # Keras' mnist_convnet
-        (cnn([(24, 5), (32, 3)], dense_units=[256]), 215_194),  # ours
+        ("baselines/keras_mlp/params.yaml", "keras_mlp", 669_706),
+        ("baselines/keras_convnet/params.yaml", "keras_convnet", 34_826),
+        ("params.yaml", "cnn", 215_194),
     ],
 )
-def test_published_networks_have_their_published_number_of_parameters(architecture: Any, parameters: int) -> None:
+def test_published_networks_have_their_published_number_of_parameters(file: str, name: str, parameters: int) -> None:
     from mnist_pipeline.models.network import build_network
 
-    network = build_network(architecture)
+    network = build_network(load_params(ROOT / file).model(name).architecture)
     assert network.count_params() == parameters
     assert network.output_shape == (None, 10)
 

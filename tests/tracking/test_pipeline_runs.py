@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         project = make_project(tmp_path_factory.mktemp("finished"))
         params = load_params(project.params)
-        for name in params.models:
+        for name in params.train:
             train.run(project, params, name)
             evaluate.run(project, params, name)
         register.run(project, params)
@@ -217,7 +217,7 @@ def test_nothing_but_evaluate_opens_the_test_split(project: Project, params: Par
     test_file.write_bytes(intact)
     evaluate.run(project, params, "mlp")
     test_file.write_bytes(b"sabotage")
-    register.run(project, params.model_copy(update={"models": {"mlp": params.models["mlp"]}}))
+    register.run(project, params.model_copy(update={"train": ("mlp",)}))
 
 
 def test_a_failing_run_is_failed_and_an_interrupted_one_killed(

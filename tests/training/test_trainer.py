@@ -1,7 +1,7 @@
 """The training loop keeps its promises on a problem that takes a second."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -42,12 +42,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(mlp: Model
     assert weights(first) != weights(other)
 
 
-def test_the_best_epoch_by_validation_is_kept(mlp: ModelParams) -> None:
+@pytest.mark.parametrize("monitor", ["accuracy", "loss"])
+def test_the_best_epoch_by_validation_is_kept(mlp: ModelParams, monitor: Literal["accuracy", "loss"]) -> None:
     # Constant and too high: the last epoch is not the best one.
-    model = change(mlp, epochs=8, schedule={"name": "constant"}, weight_average=0.0)
+    model = change(mlp, epochs=8, schedule={"name": "constant"}, weight_average=0.0, monitor=monitor)
     model = change(model, optimizer=model.training.optimizer.model_dump() | {"learning_rate": 0.1})
     result = fit(model)
-    assert result.best.rank == max(epoch.rank for epoch in result.history)
+    assert result.best.rank(monitor) == max(epoch.rank(monitor) for epoch in result.history)
     assert result.best.epoch < 8
     predicted = result.network.predict(VALIDATION.images, verbose=0).argmax(axis=1)
     assert (predicted == VALIDATION.labels).mean() == pytest.approx(result.best.validation_accuracy, abs=1e-6)
@@ -148,9 +149,11 @@ def test_every_optimizer_learns(mlp: ModelParams, optimizer: dict[str, Any]) -> 
 
 def test_history_survives_its_file_bit_for_bit(tmp_path: Path) -> None:
     history = [Epoch(1, 1 / 3, 0.1, 2 / 7, 0.5, 1e-3, 1.25), Epoch(2, 0.2, 0.3, 0.1, 0.5, 1e-9, 0.5)]
+    history.append(Epoch(3, 0.1, 0.4, 0.05, 0.4, 1e-9, 0.5))
     write_history(tmp_path / "history.csv", history)
     assert read_history(tmp_path / "history.csv") == history
-    assert best_epoch(history).epoch == 2  # the tie in accuracy goes to the lower loss
+    assert best_epoch(history, "accuracy").epoch == 2  # the tie in accuracy goes to the lower loss
+    assert best_epoch(history, "loss").epoch == 3
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:

@@ -253,7 +253,7 @@ def _outs(root: Path) -> set[Path]:
     from ruamel.yaml import YAML
 
     stages: dict[str, Any] = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
-    models = load_params(root / "params.yaml").models
+    models = load_params(root / "params.yaml").train
     listed = [out for stage in stages.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     paths = [out if isinstance(out, str) else next(iter(out)) for out in listed]
     return {root / path.replace("${item.model}", name) for path in paths for name in models}

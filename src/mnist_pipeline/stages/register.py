@@ -19,9 +19,9 @@ def run(project: Project, params: Params) -> None:
     """Choose among the trained models, register the choice in MLflow, write `reports/champion.json`.
 
     Raises:
-        UserError: a model of `params.yaml` is not trained or not evaluated yet.
+        UserError: a model of `train` in `params.yaml` is not trained or not evaluated yet.
     """
-    results = {name: read_results(project, name) for name in params.models}
+    results = {name: read_results(project, name) for name in params.train}
     name = choose(results)
     chosen = results[name]
     run_id = _run_of(project, params, name, chosen)

@@ -16,7 +16,7 @@ PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "numpy")
 def code_state(root: Path) -> dict[str, str]:
     """Return the git commit, the branch and whether tracked files were changed; `no commit` in a copy without git."""
     # Inside somebody else's repository, HEAD says nothing about us.
-    commit = _git(root, "rev-parse", "HEAD") if _git(root, "ls-files", "dvc.yaml") else ""
+    commit = _git(root, "rev-parse", "HEAD") if _git(root, "ls-files", "params.yaml") else ""
     if not commit:
         return {"git_commit": "no commit"}
     return {

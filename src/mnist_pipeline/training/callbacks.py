@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from mnist_pipeline.errors import UserError
+from mnist_pipeline.params import Training
 from mnist_pipeline.training.checkpoint import Checkpoint, State
-from mnist_pipeline.training.history import Epoch, best_epoch
+from mnist_pipeline.training.history import Epoch, Monitor, best_epoch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,11 +70,12 @@ class BestWeights(keras.callbacks.Callback):
     here they are put aside and put back exactly.
     """
 
-    def __init__(self, history: list[Epoch], patience: int, best: Weights = ()) -> None:
+    def __init__(self, history: list[Epoch], training: Training, best: Weights = ()) -> None:
         super().__init__()
         self.best = best
         self._history = history
-        self._patience = patience
+        self._monitor: Monitor = training.monitor
+        self._patience = training.early_stopping
         self._live: Weights = ()
         self._validated: Weights = ()
 
@@ -92,7 +94,7 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the weights if they are the best so far; stop when patience runs out."""
-        if best_epoch(self._history) is self._history[-1]:
+        if best_epoch(self._history, self._monitor) is self._history[-1]:
             self.best = self._validated
         if self.out_of_patience():
             self.model.stop_training = True
@@ -101,7 +103,7 @@ class BestWeights(keras.callbacks.Callback):
         """Return whether as many epochs as patience allows have passed without a better one."""
         if not self._patience or not self._history:
             return False
-        return len(self._history) - best_epoch(self._history).epoch >= self._patience
+        return len(self._history) - best_epoch(self._history, self._monitor).epoch >= self._patience
 
     def _averages(self) -> list[Any]:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)

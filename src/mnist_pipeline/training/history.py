@@ -3,8 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from mnist_pipeline.files import atomic_path
+
+Monitor = Literal["accuracy", "loss"]
+"""Which number on the validation split tells the best epoch."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,15 @@ class Epoch:
     seconds: float
     """Wall time of the epoch, validation included."""
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Higher is better: validation accuracy, ties by validation loss."""
-        return (self.validation_accuracy, -self.validation_loss)
+    def rank(self, monitor: Monitor) -> tuple[float, float]:
+        """Higher is better: the validation accuracy or loss, ties by the other."""
+        accuracy, loss = self.validation_accuracy, self.validation_loss
+        return (accuracy, -loss) if monitor == "accuracy" else (-loss, accuracy)
 
 
-def best_epoch(history: Iterable[Epoch]) -> Epoch:
+def best_epoch(history: Iterable[Epoch], monitor: Monitor) -> Epoch:
     """Return the epoch whose weights are kept: the first of the highest rank."""
-    return max(history, key=lambda epoch: epoch.rank)
+    return max(history, key=lambda epoch: epoch.rank(monitor))
 
 
 def write_history(path: Path, history: Sequence[Epoch]) -> None:

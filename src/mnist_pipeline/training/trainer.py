@@ -35,13 +35,10 @@ class TrainingResult:
     """Normalized images (n, 28, 28) to logits (n, 10), with the weights of the best epoch."""
     history: Sequence[Epoch]
     """Every epoch, in order."""
+    best: Epoch
+    """The one whose weights were kept: the best by `training.monitor`, the first of equals."""
     seconds: float
     """Wall time from building the network to the last epoch, compilation included."""
-
-    @property
-    def best(self) -> Epoch:
-        """The epoch whose weights were kept: best validation accuracy, ties by validation loss, the first of equals."""
-        return best_epoch(self.history)
 
 
 def train(
@@ -82,7 +79,7 @@ def train(
     history = _restore(trained, state) if state else []
     trained.separate_replicas()
     earlier = state.seconds if state else 0.0
-    best = BestWeights(history, model.training.early_stopping, state.best if state else ())
+    best = BestWeights(history, model.training, state.best if state else ())
     if len(history) < epochs and not best.out_of_patience():
         trained.fit(
             batches(len(train_data), model.training.batch_size, epochs, seed, first_epoch=len(history)),
@@ -103,7 +100,8 @@ def train(
     # A network of its own, of the usual precision and on no strategy, so that any machine can use and save it.
     network = build_network(model.architecture) if device.is_special else trained.network
     network.set_weights(best.best)
-    return TrainingResult(network, tuple(history), earlier + time.perf_counter() - started)
+    kept = best_epoch(history, model.training.monitor)
+    return TrainingResult(network, tuple(history), kept, earlier + time.perf_counter() - started)
 
 
 def _restore(trained: "TrainingModel", state: State) -> list[Epoch]:

@@ -60,7 +60,8 @@ def adopt(project: Project, params: Params, study_name: str, confirm: int, numbe
     adopted = confirmation.favours_new(definition["max_parameters"])
     if adopted:
         say(write(project, name, changes))
-        say(f"`dvc repro` now trains and evaluates {name} with them.")
+        missing = "" if name in params.train else f", once it is named under `train` in {project.params.name}"
+        say(f"`dvc repro` now trains and evaluates {name} with them{missing}.")
     else:
         say("The new parameters are not better on average: params.yaml stays as it is.")
     if record := StudyRun.find(project, study.user_attrs["id"]):
