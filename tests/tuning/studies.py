@@ -1,5 +1,6 @@
 """What the tests of whole studies ask of the journal and of MLflow."""
 
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -9,9 +10,21 @@ from optuna.trial import TrialState
 
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.tuning.plan import Plan
-from mnist_pipeline.tuning.study import load_study
+from mnist_pipeline.tuning.space import current_values
+from mnist_pipeline.tuning.study import claim, create_or_resume, load_study
 
 IN_MLFLOW = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+
+def told(plan: Plan, *values: list[float]) -> Plan:
+    """Make a study whose trials came to these values."""
+    plan = replace(plan, trials=len(values))
+    study = create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    for numbers in values:
+        trial = claim(study, plan, 0)
+        assert trial is not None
+        study.tell(trial, numbers)
+    return plan
 
 
 def trials_of(plan: Plan) -> list[optuna.trial.FrozenTrial]:

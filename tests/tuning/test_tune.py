@@ -10,9 +10,10 @@ import pytest
 from mlflow.entities import Run
 from studies import assert_stores_agree, curve_of, finished, runs_of, trials_of
 
+from mnist_pipeline.data.dataset import Subset, load_validation, save_subset
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.files import file_digest
-from mnist_pipeline.params import ModelParams, load_params
+from mnist_pipeline.params import ModelParams, Params, load_params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.history import Epoch, best_epoch
@@ -21,6 +22,8 @@ from mnist_pipeline.tuning.adopt import adopt
 from mnist_pipeline.tuning.launch import tune
 from mnist_pipeline.tuning.objective import Score
 from mnist_pipeline.tuning.plan import Plan, make_plan
+from mnist_pipeline.tuning.space import current_values
+from mnist_pipeline.tuning.study import create_or_resume
 
 
 def plan_for(project: Project, study: str, trials: int = 4, **options: Any) -> Plan:
@@ -45,9 +48,28 @@ def test_a_study_is_resumed_to_the_number_asked_for_and_is_repeatable(shared: Pr
 
 
 def test_another_search_under_the_same_name_is_refused(shared: Project) -> None:
-    tune(plan_for(shared, "refused", trials=1))
-    with pytest.raises(UserError, match=r"training\.epochs was 2, is 1\."):
-        tune(plan_for(shared, "refused", trials=1, epochs=1))
+    plan = plan_for(shared, "refused")
+    create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    for changed, message in (
+        ({"epochs": 1}, r"training\.epochs was 2, is 1\. Go back to that to resume it, or start another study with"),
+        ({"objective": "loss"}, r"objective was accuracy, is loss"),
+        ({"max_parameters": 9}, r"max_parameters was none, is 9"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tune(plan_for(shared, "refused", trials=1, **changed))
+
+
+def test_other_data_or_another_space_under_the_same_name_are_refused(project: Project, params: Params) -> None:
+    plan = make_plan(project, params, "tiny", trials=1)
+    create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    narrow = project.params.read_text().replace("high: 0.4", "high: 0.2")
+    project.params.write_text(narrow)
+    with pytest.raises(UserError, match=r'space\.architecture\.dropout was .*"high": 0\.4.*, is .*"high": 0\.2'):
+        tune(make_plan(project, load_params(project.params), "tiny", trials=1))
+    validation = load_validation(project.split)
+    save_subset(project.split / "validation.npz", Subset(validation.images[1:], validation.labels[1:]))
+    with pytest.raises(UserError, match=r"data\.validation was "):
+        tune(plan)
 
 
 class Training:
