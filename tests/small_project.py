@@ -1,6 +1,7 @@
 """A small project that trains in a second, for tests that need a real one."""
 
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from mnist_pipeline.data.dataset import Subset, save_subset
+from mnist_pipeline.data.idx import Part, images_name, labels_name
 from mnist_pipeline.data.normalize import fit, save_normalization
+from mnist_pipeline.data.split import make_manifest
 from mnist_pipeline.params import Params, load_params
 from mnist_pipeline.project import Project, find_project
 
@@ -49,6 +52,27 @@ def make_project(folder: Path) -> Project:
     tiny_params(folder)
     project = find_project(folder)
     save_normalization(project.normalization, fit("unit", np.zeros((1, 28, 28), np.uint8)))
-    for seed, (name, count) in enumerate({"train": 500, "validation": 200, "test": 300}.items()):
-        save_subset(project.split / f"{name}.npz", draw_digits(count, seed))
+    subsets = {
+        name: draw_digits(count, seed)
+        for seed, (name, count) in enumerate({"train": 500, "validation": 200, "test": 300}.items())
+    }
+    for name, subset in subsets.items():
+        save_subset(project.split / f"{name}.npz", subset)
+    write_originals(project, subsets)
     return project
+
+
+def write_originals(project: Project, subsets: dict[str, Subset]) -> None:
+    """Write the raw files that the subsets could have come from, train and validation in one, and the manifest."""
+    parts: dict[Part, list[Subset]] = {"train": [subsets["train"], subsets["validation"]], "t10k": [subsets["test"]]}
+    project.raw.mkdir(parents=True, exist_ok=True)
+    for part, members in parts.items():
+        pixels = np.rint(255 * np.concatenate([subset.images for subset in members])).astype(np.uint8)
+        labels = np.concatenate([subset.labels for subset in members])
+        for name, array in ((images_name(part), pixels), (labels_name(part), labels)):
+            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (project.raw / name).write_bytes(header + array.tobytes())
+    whole = np.concatenate([subset.labels for subset in parts["train"]])
+    validation = np.arange(len(subsets["train"]), len(whole))
+    manifest = make_manifest(whole, validation, subsets["test"].labels)
+    manifest.to_parquet(project.split / "manifest.parquet", index=False)

@@ -1,6 +1,7 @@
 """The front door: quick, plain and never a traceback for a user's mistake."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from werkzeug import Request, Response
 from mnist_pipeline.project import Project
 
 MNIST = str(Path(sys.executable).with_name("mnist"))
+
+
+@pytest.fixture
+def project(project: Project) -> Project:
+    """The small project, before anything is downloaded."""
+    shutil.rmtree(project.raw)
+    return project
 
 
 def mnist(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -122,7 +122,7 @@ def evaluate(name: ModelName, seed: Seed = None) -> None:
 
 @app.command(rich_help_panel=PIPELINE)
 def register() -> None:
-    """Register the best model by validation as `models:/mnist@champion`; write `reports/champion.json`."""
+    """Register the best of `models/`: `models:/mnist@champion` if it beats the champion on validation."""
     project, params = _open()
     from mnist_pipeline.stages import register as stage
 
@@ -231,6 +231,24 @@ def augment(
         from mnist_pipeline.tracking.preview import write_contact_sheet
 
     write_contact_sheet(project, params, name, preview, params.seed if seed is None else seed)
+
+
+@app.command(rich_help_panel=MODELS)
+def models() -> None:
+    """Print the registered versions: aliases, accuracies, training data, commit."""
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tracking.catalogue import show_models
+
+    show_models(find_project())
+
+
+@app.command(rich_help_panel=MODELS)
+def rollback() -> None:
+    """Give the title of champion back to the previous one; typed again, take that back."""
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tracking.catalogue import rollback as run
+
+    run(find_project())
 
 
 @app.command(rich_help_panel=MODELS)

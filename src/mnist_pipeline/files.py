@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,15 @@ def file_digest(path: Path) -> str:
     """Return the MD5 of a file's bytes: what DVC calls its hash."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """Return `file_digest(path)`, reading a file only once in a process while its size and time of change stay."""
+    status = path.stat()
+    return _digest_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: Path, *identity: int) -> str:
+    del identity  # is only the key
+    return file_digest(path)

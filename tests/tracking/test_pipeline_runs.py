@@ -166,7 +166,7 @@ def test_registering_the_same_model_again_adds_no_version(finished: tuple[Projec
     name = read_json(project.champion, "")["model"]
     assert champion.tags["model"] == name
     assert champion.tags["model_md5"] == file_digest(project.model_file(name))
-    assert "validation accuracy" in (champion.description or "")
+    assert "validation (chosen by this)" in (champion.description or "")
 
 
 def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
@@ -193,6 +193,7 @@ def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
     assert run is not None
     assert run.data.tags["restored"] == "true"
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+    assert client.list_artifacts(run.info.run_id, "test_report/figures")  # which the model card shows
 
 
 def test_ties_go_to_the_lower_validation_loss() -> None:

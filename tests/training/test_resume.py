@@ -76,6 +76,6 @@ def test_a_checkpoint_of_other_inputs_is_not_resumed(processes: Any, tmp_path: P
     path = tmp_path / "checkpoint.npz"
     assert Checkpoint(path, "this training").load() is not None
     assert Checkpoint(path, "another training").load() is None
-    assert Checkpoint(path, "another training").previous_run() == ""
+    assert Checkpoint(path, "another training").previous_run() == ("", [])
     model = killable_params().model_dump_json()
     assert training_key({"model": model}) != training_key({"model": model.replace("0.3", "0.4")})

@@ -10,7 +10,8 @@ from mnist_pipeline.files import file_digest, read_json, require, write_json
 from mnist_pipeline.models.preprocessing import load_model, network_of
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.runs import find_or_restore_run, log_evaluation
+from mnist_pipeline.tracking.contents import log_evaluation
+from mnist_pipeline.tracking.runs import find_or_restore_run
 
 if TYPE_CHECKING:
     import keras

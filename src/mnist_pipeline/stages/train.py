@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mnist_pipeline.console import say
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.data.normalize import load_normalization
-from mnist_pipeline.files import atomic_path, file_digest, write_json
+from mnist_pipeline.files import atomic_path, known_digest, write_json
 from mnist_pipeline.models.preprocessing import with_preprocessing
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
@@ -33,7 +33,9 @@ def run(project: Project, params: Params, name: str) -> None:
     normalization = load_normalization(project.normalization)
     subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
     checkpoint = find_checkpoint(project, params, name, device)
-    with training_run(project, params, name, subsets, tags=device.tags(), resume=checkpoint.previous_run()) as run:
+    resume, earlier = checkpoint.previous_run()
+    with training_run(project, params, name, subsets, tags=device.tags(), resume=resume) as run:
+        run.log_epochs(*earlier)  # a kill may have kept the last one from the store
         say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
         if not model_params.augmentation.is_off:
             sheet = contact_sheet(name, model_params, subsets["train"], seed=params.seed, black=normalization.black)
@@ -41,7 +43,7 @@ def run(project: Project, params: Params, name: str) -> None:
 
         def report(epoch: Epoch) -> None:
             say(progress_line(epoch, model_params.training.epochs))
-            run.log_epoch(epoch)
+            run.log_epochs(epoch)
 
         result = train(
             model_params,
@@ -53,12 +55,10 @@ def run(project: Project, params: Params, name: str) -> None:
             on_epoch=report,
             checkpoint=replace(checkpoint, run_id=run.run_id),
         )
-        for epoch in result.history:  # the ones that a kill kept from the store
-            run.log_epoch(epoch)
         model = with_preprocessing(result.network, normalization)
         metrics = summarize(result)
         _write(project.model(name), model, result, metrics)
-        run.log_result(model, metrics)
+        run.log_result(metrics)
     checkpoint.remove()
     say(
         f"{name}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
@@ -73,7 +73,7 @@ def find_checkpoint(project: Project, params: Params, name: str, device: Device)
         "model": params.model(name).model_dump_json(),
         "seed": str(params.seed),
         **device.tags(),
-        **{file.name: file_digest(file) for file in files},
+        **{file.name: known_digest(file) for file in files},
     }
     return Checkpoint(project.checkpoint(name), training_key(inputs))
 

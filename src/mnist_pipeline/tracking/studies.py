@@ -1,16 +1,18 @@
 """Studies in MLflow: one run per study, one child run per trial, with statuses that agree with the study's journal."""
 
+import getpass
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.params import ModelParams
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.contents import as_metrics, log_datasets
 from mnist_pipeline.tracking.lineage import code_diff, lineage_tags
 from mnist_pipeline.tracking.links import mark_winner
-from mnist_pipeline.tracking.runs import log_datasets
+from mnist_pipeline.tracking.runs import epoch_metrics
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
 
@@ -86,8 +88,10 @@ class StudyRun:
 
     def log_session(self, project: Project, tags: Mapping[str, str]) -> None:
         """Log where the trials of this session come from, in place of those before, and what else is to be said."""
-        for key, value in {**lineage_tags(project), **tags}.items():
-            self.client.set_tag(self.run_id, key, value)
+        from mlflow.entities import RunTag
+
+        every = {**lineage_tags(project), **tags}
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in every.items()])
         self.client.log_artifact(self.run_id, str(project.params))
         if diff := code_diff(project.root):
             self.client.log_text(self.run_id, diff, "uncommitted.diff")
@@ -108,9 +112,7 @@ class StudyRun:
 
     def log_epoch(self, run_id: str, epoch: Epoch) -> None:
         """Log an epoch's metrics at its step, in one request."""
-        metrics = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
-        metrics["epoch_seconds"] = metrics.pop("seconds")
-        self._log_metrics(run_id, metrics, epoch.epoch)
+        self.client.log_batch(run_id, metrics=epoch_metrics(epoch))
 
     def end_trial(self, run_id: str, end: TrialEnd) -> None:
         """Close a child run. Doing it twice changes nothing."""
@@ -163,12 +165,7 @@ class StudyRun:
         )
 
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+        self.client.log_batch(run_id, metrics=as_metrics(metrics, step))
 
 
 @contextmanager
@@ -181,31 +178,37 @@ def study_run(project: Project, name: str, study_id: str, definition: Mapping[st
         study_id: unique to the study.
         definition: all that its trials share, and what varies and how, by dotted path; `model` is the model's name.
     """
-    import mlflow
+    from mlflow.entities import Param
 
     client = open_store(project)
-    with mlflow.start_run(**_which_run(client, name, study_id, definition["model"])) as run:
-        try:
-            mlflow.log_params(dict(definition))
-            if not client.get_run(run.info.run_id).inputs.dataset_inputs:
-                subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
-                log_datasets(project, run.info.run_id, subsets, context="tuning")
-            yield StudyRun(client, run.info.run_id)
-        except (KeyboardInterrupt, SystemExit):
-            mlflow.end_run("KILLED")
-            raise
+    status = "FAILED"
+    run_id = _find_run(client, study_id) or _start(client, name, study_id, definition["model"])
+    client.update_run(run_id, "RUNNING")
+    try:
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in definition.items()])
+        if not client.get_run(run_id).inputs.dataset_inputs:
+            subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
+            log_datasets(client, project, run_id, subsets, context="tuning")
+        yield StudyRun(client, run_id)
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run_id, status)
 
 
-def _which_run(client: "MlflowClient", name: str, study_id: str, model: str) -> dict[str, Any]:
-    """Return the arguments with which MLflow goes on with the study's run, or starts it."""
-    if run_id := _find_run(client, study_id):
-        return {"run_id": run_id}
-    source = {"mlflow.source.name": f"mnist tune {model} --study {name}", "mlflow.source.type": "PROJECT"}
-    return {
-        "experiment_id": client.get_experiment_by_name(tuning_experiment_name()).experiment_id,
-        "run_name": name,
-        "tags": {STUDY: study_id, "model": model, **source},
+def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> str:
+    """Start the run of a study; return its id."""
+    tags = {
+        STUDY: study_id,
+        "model": model,
+        "mlflow.source.name": f"mnist tune {model} --study {name}",
+        "mlflow.source.type": "PROJECT",
+        "mlflow.user": getpass.getuser(),
     }
+    experiment = client.get_experiment_by_name(tuning_experiment_name())
+    return client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id
 
 
 def _find_run(client: "MlflowClient", study_id: str) -> str | None:

@@ -74,24 +74,26 @@ class Checkpoint:
         history = [Epoch(**epoch) for epoch in about["history"]]
         return State(**groups, history=history, seconds=about["seconds"])
 
-    def previous_run(self) -> str:
-        """Return the id of the run that the saved training reported to; empty if there is nothing to resume."""
-        about, _ = self._read(quiet=True)
-        return about["run_id"] if about.get("key") == self.key else ""
+    def previous_run(self) -> tuple[str, list[Epoch]]:
+        """Return the id of the run that the saved training reported to, and its epochs; empty if there are none."""
+        about, _ = self._read(only_about=True)
+        if about.get("key") != self.key:
+            return "", []
+        return about["run_id"], [Epoch(**epoch) for epoch in about["history"]]
 
     def remove(self) -> None:
         """Forget the training: it is finished, or not worth going on with."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self, *, quiet: bool = False) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    def _read(self, *, only_about: bool = False) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         if not self.path.exists():
             return {}, {}
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = {name: file[name] for name in (("about",) if only_about else file.files)}
             return json.loads(str(arrays.pop("about"))), arrays
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            if not quiet:
+            if not only_about:  # or it would be said twice
                 warn(f"{self.path} is damaged ({error}) and is ignored: the training starts from the beginning.")
             return {}, {}
 

@@ -1,0 +1,102 @@
+"""Is a new model better than the champion? Pure: predictions of both on the same images in, a verdict out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.evaluation.metrics import wilson_interval
+
+RULE = "validation accuracy, ties by validation loss"
+"""What decides. The p-value is reported beside it: it says how much the decision is worth."""
+MINIMUM_IMAGES = 100
+"""Fewer than these tell nothing: one image would be more than a point of accuracy."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one model did on the images of a comparison."""
+
+    accuracy: float
+    """Share of right ones, in [0, 1]."""
+    accuracy_low: float
+    """Lower end of its 95 % Wilson interval."""
+    accuracy_high: float
+    """Upper end of it."""
+    loss: float
+    """Mean negative log likelihood, in nats."""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better, by `RULE`."""
+        return (self.accuracy, -self.loss)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images."""
+
+    images: int
+    """How many both were shown."""
+    candidate: Score
+    champion: Score
+    both_right: int
+    only_candidate_right: int
+    only_champion_right: int
+    both_wrong: int
+    mcnemar_p: float
+    """How often two equally good models would differ at least as much, in (0, 1]."""
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the candidate beats the champion by `RULE`; of two equals, the champion stays."""
+        return self.candidate.rank > self.champion.rank
+
+    def sentence(self) -> str:
+        """Say what was found, without who the champion is."""
+        accuracies = f"accuracy {self.candidate.accuracy:.2%} against {self.champion.accuracy:.2%}"
+        if self.candidate.accuracy == self.champion.accuracy:
+            accuracies += f", loss {self.candidate.loss:.4f} against {self.champion.loss:.4f}"
+        return (
+            f"{accuracies}; alone right on {self.only_candidate_right} against {self.only_champion_right} "
+            f"(exact McNemar p = {self.mcnemar_p:.2g})"
+        )
+
+
+def compare(labels: NDArray[np.uint8], candidate: NDArray[np.float32], champion: NDArray[np.float32]) -> Comparison:
+    """Compare two models by what they say about the same images, which neither was trained on.
+
+    Args:
+        labels: the true digits, uint8 (n,), n > 0.
+        candidate: the new model's probabilities, float32 (n, 10).
+        champion: the other's, float32 (n, 10).
+    """
+    new, old = (probabilities.argmax(axis=1) == labels for probabilities in (candidate, champion))
+    only_new, only_old = int((new & ~old).sum()), int((old & ~new).sum())
+    return Comparison(
+        images=len(labels),
+        candidate=_score(labels, candidate),
+        champion=_score(labels, champion),
+        both_right=int((new & old).sum()),
+        only_candidate_right=only_new,
+        only_champion_right=only_old,
+        both_wrong=int((~new & ~old).sum()),
+        mcnemar_p=mcnemar(only_new, only_old),
+    )
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test: are the images that one alone gets right a fair coin's?"""
+    from scipy.stats import binomtest
+
+    differing = only_one + only_other
+    return float(binomtest(only_one, differing).pvalue) if differing else 1.0
+
+
+def _score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Score:
+    correct = int((probabilities.argmax(axis=1) == labels).sum())
+    low, high = wilson_interval(correct, len(labels))
+    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    # Clipped as in the test report, where a sure mistake costs 15.9.
+    loss = float(-np.log(np.maximum(of_truth, np.finfo(np.float32).eps)).mean())
+    return Score(correct / len(labels), low, high, loss)
