@@ -137,27 +137,43 @@ def tune(
     timeout: Annotated[str | None, typer.Option(help="No trial starts after this: 90s, 30m, 1h30m.")] = None,
     study: Annotated[str | None, typer.Option(help="The study to start or to go on with; MODEL by default.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial, instead of the model's own.")] = None,
+    objective: Annotated[
+        str, typer.Option(help="accuracy, loss, or accuracy,parameters: both more accurate and smaller (no pruning).")
+    ] = "accuracy",
+    max_parameters: Annotated[
+        int | None, typer.Option(min=1, help="Most weights of a network; a trial with more is not trained.")
+    ] = None,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Then do as `mnist adopt STUDY`.")] = False,
+    confirm: Annotated[int, typer.Option(min=0, help="With --adopt: other seeds to train with first.")] = 3,
 ) -> None:
     """Search better parameters in `tune.space.NAME` of params.yaml, on train and validation data; can be resumed."""
     from mnist_pipeline.tuning.plan import make_plan
 
     project, params = _open()
-    plan = make_plan(project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs)
+    plan = make_plan(
+        project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs,
+        objective=objective, max_parameters=max_parameters,
+    )  # fmt: skip
+    if adopt:
+        plan.check_adoptable()
     from mnist_pipeline.tuning.launch import tune as run
 
     run(plan, workers)
+    if adopt:
+        _adopt(plan.study, confirm)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
 def adopt(
     study: Annotated[str, typer.Argument(help="Name of a study.")],
     confirm: Annotated[int, typer.Option(min=0, help="Other seeds to train with first; 0 takes its word.")] = 3,
+    trial: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which trial; the best one by default, a choice of yours on a Pareto front."),
+    ] = None,
 ) -> None:
     """Write a study's best parameters into params.yaml, if they beat the current ones on other seeds too."""
-    project, params = _open()
-    from mnist_pipeline.tuning.adopt import adopt as run
-
-    run(project, params, study, confirm)
+    _adopt(study, confirm, trial)
 
 
 studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)
@@ -166,7 +182,7 @@ app.add_typer(studies, name="study", rich_help_panel=EXPERIMENTS)
 
 @studies.command("list")
 def list_studies() -> None:
-    """Print one row per study: trials, best accuracy, accuracy of the parameters it started from."""
+    """Print one row per study: its objective, trials, the best one, and the parameters that it started from."""
     from mnist_pipeline.project import find_project
     from mnist_pipeline.tuning.report import show_studies
 
@@ -175,7 +191,7 @@ def list_studies() -> None:
 
 @studies.command("show")
 def show_study(name: Annotated[str, typer.Argument(help="Of the study.")]) -> None:
-    """Print a study's trials, best first, and how much each parameter mattered."""
+    """Print a study's trials, best first, its Pareto front if it has one, and how much each parameter mattered."""
     from mnist_pipeline.project import find_project
     from mnist_pipeline.tuning.report import show_study as show
 
@@ -259,6 +275,14 @@ def doctor() -> None:
 
         healthy = examination.run()
     raise typer.Exit(0 if healthy else 1)
+
+
+def _adopt(study: str, confirm: int, trial: int | None = None) -> None:
+    """Take a study's winner over, into params.yaml as it is by now."""
+    project, params = _open()
+    from mnist_pipeline.tuning.adopt import adopt as run
+
+    run(project, params, study, confirm, trial)
 
 
 def _open() -> "tuple[Project, Params]":

@@ -67,6 +67,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         yield make_project(tmp_path_factory.mktemp("project"))
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project of one module's own, whose store nobody has created yet."""
+    return make_project(tmp_path_factory.mktemp("empty"))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return make_project(tmp_path)

@@ -1,22 +1,32 @@
 """The winner goes into `params.yaml` without touching anything else, and only if other seeds agree."""
 
+import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import runs_of, told
 
+from mnist_pipeline import cli
 from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import load_params
+from mnist_pipeline.params import ModelParams, Params, load_params
 from mnist_pipeline.project import Project
+from mnist_pipeline.stages import train
+from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.tuning import adopt as adoption
+from mnist_pipeline.tuning import objective, workers
 from mnist_pipeline.tuning.adopt import adopt, rewrite
-from mnist_pipeline.tuning.plan import Plan
+from mnist_pipeline.tuning.plan import Plan, make_plan
 from mnist_pipeline.tuning.space import apply, current_values
-from mnist_pipeline.tuning.study import claim, create_or_resume
+from mnist_pipeline.tuning.study import create_or_resume, decode, load_study
+from small_project import ROOT, make_project
 
-SHIPPED = Path(__file__).parents[2] / "params.yaml"
+SHIPPED = ROOT / "params.yaml"
 
 
 def test_the_shipped_file_keeps_every_character_that_is_not_a_new_value(tmp_path: Path) -> None:
@@ -50,32 +60,101 @@ def _shared_store(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{shared.tracking_database}")
 
 
+def adopted_model(plan: Plan) -> ModelParams:
+    return load_params(plan.project.params).model("tiny")
+
+
 @pytest.fixture
 def studied(plan: Plan) -> Plan:
     """A study whose second trial was best."""
-    study = create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
-    for value in (0.5, 0.9):
-        trial = claim(study, plan.file, plan.space, trials=2, seed=0, worker=0)
-        assert trial is not None
-        study.tell(trial, value)
-    return plan
+    return told(plan, [0.5], [0.9], [0.7])
+
+
+@pytest.fixture
+def seeds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Let confirmations end as a test wants, and tell it the seeds."""
+
+    def confirm(current: tuple[float, int], new: tuple[float, int], plan: Plan) -> list[int]:
+        asked: list[int] = []
+
+        def score(model: ModelParams, *_: Any, seed: int, device: Any) -> objective.Score:
+            asked.append(seed)
+            number, weights = current if model == plan.params.model("tiny") else new
+            return objective.Score(Epoch(1, 1.0, 0.5, number, number, 0.01, 0.1), parameters=weights, seconds=0.1)
+
+        monkeypatch.setattr(objective, "score", score)
+        return asked
+
+    return confirm
 
 
 @pytest.mark.parametrize(("gain", "adopted"), [(0.01, True), (0.0, False), (-0.01, False)])
-def test_other_seeds_decide(studied: Plan, monkeypatch: pytest.MonkeyPatch, gain: float, adopted: bool) -> None:
-    from mnist_pipeline.tuning import objective
-
-    seeds: list[int] = []
-
-    def score(model: Any, _data: Any, _report: Any, *, seed: int, device: Any) -> objective.Score:
-        seeds.append(seed)
-        accuracy = 0.9 + gain * (model != studied.model)
-        return objective.Score(Epoch(1, 1.0, 0.5, 1.0, accuracy, 0.01, 0.1), parameters=10, seconds=0.1)
-
-    monkeypatch.setattr(objective, "score", score)
+def test_other_seeds_decide(studied: Plan, seeds: Callable[..., list[int]], gain: float, adopted: bool) -> None:
+    asked = seeds((0.9, 10), (0.9 + gain, 10), studied)
     adopt(studied.project, studied.params, "tiny", 3)
-    assert seeds == [1, 1, 2, 2, 3, 3]
-    assert (load_params(studied.project.params).model("tiny") != studied.model) == adopted
+    assert asked == [1, 1, 2, 2, 3, 3]
+    assert (adopted_model(studied) != studied.params.model("tiny")) == adopted
+
+
+@pytest.mark.parametrize(("gain", "adopted"), [(-0.01, True), (0.0, False), (0.01, False)])
+def test_by_loss_the_lower_is_adopted_and_the_epochs_are_chosen_by_it(
+    project: Project, params: Params, seeds: Callable[..., list[int]], gain: float, adopted: bool
+) -> None:
+    plan = told(make_plan(project, params, "tiny", trials=3, objective="loss"), [0.5], [0.1], [0.7])
+    seeds((0.9, 10), (0.9 + gain, 10), plan)
+    adopt(project, params, "tiny", 1)
+    best = load_study(plan.file).best_trial
+    assert best.number == 1
+    wanted = apply(params.model("tiny"), {"training.monitor": "loss", **decode(plan.space, best.params)})
+    assert adopted_model(plan) == (wanted if adopted else params.model("tiny"))
+
+
+def test_a_trial_other_than_the_best_can_be_chosen(studied: Plan) -> None:
+    adopt(studied.project, studied.params, "tiny", 0, number=2)
+    third = load_study(studied.file).get_trials()[2]
+    assert adopted_model(studied) == apply(studied.params.model("tiny"), decode(studied.space, third.params))
+
+
+def test_a_trial_that_is_not_complete_is_refused_with_those_that_are(studied: Plan) -> None:
+    with pytest.raises(UserError, match=r"^--trial 7 is no complete .*: choose one, such as 1 \(90\.00%\); 2 \("):
+        adopt(studied.project, studied.params, "tiny", 0, number=7)
+
+
+@pytest.fixture
+def front(project: Project, params: Params) -> Plan:
+    """A study whose front has two trials, both other than the current parameters."""
+    plan = make_plan(project, params, "tiny", trials=4, objective="accuracy,parameters")
+    return told(plan, [0.9, 800.0], [0.95, 900.0], [0.8, 100.0], [0.7, 400.0])
+
+
+def test_a_front_has_no_single_best_trial(front: Plan) -> None:
+    with pytest.raises(UserError) as error:
+        adopt(front.project, front.params, "tiny", 0)
+    assert str(error.value) == (
+        "The study tiny has no single best trial: choose one with --trial: 1 (95.00%, 900 weights); "
+        "0 (90.00%, 800 weights); 2 (80.00%, 100 weights)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "adopted"), [((0.8, 100), True), ((0.95, 900), True), ((0.9, 800), False), ((0.8, 900), False)]
+)
+def test_of_a_front_it_is_enough_to_be_more_accurate_or_smaller(
+    front: Plan, seeds: Callable[..., list[int]], new: tuple[float, int], adopted: bool
+) -> None:
+    seeds((0.9, 800), new, front)
+    adopt(front.project, front.params, "tiny", 2, number=2)
+    assert (adopted_model(front) != front.params.model("tiny")) == adopted
+
+
+def test_current_parameters_that_are_too_large_cannot_stay(
+    project: Project, params: Params, seeds: Callable[..., list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = told(make_plan(project, params, "tiny", trials=2, max_parameters=500), [0.5], [0.6])
+    seeds((0.9, 800), (0.7, 400), plan)
+    adopt(project, params, "tiny", 1)
+    assert adopted_model(plan) != params.model("tiny")
+    assert "have 800 weights, more than 500: they cannot stay" in capsys.readouterr().out
 
 
 def test_adopting_twice_changes_nothing_more(studied: Plan, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,19 +162,87 @@ def test_adopting_twice_changes_nothing_more(studied: Plan, capsys: pytest.Captu
     text = studied.project.params.read_text()
     adopt(studied.project, load_params(studied.project.params), "tiny", 0)
     assert studied.project.params.read_text() == text
-    assert "has the best parameters of tiny already" in capsys.readouterr().out
+    assert "has the parameters of trial 1 of tiny already" in capsys.readouterr().out
 
 
 def test_an_adopted_study_can_go_on(studied: Plan) -> None:
     adopt(studied.project, studied.params, "tiny", 0)
-    params = load_params(studied.project.params)
-    from mnist_pipeline.tuning.plan import make_plan
-
-    again = make_plan(studied.project, params, "tiny", trials=3)
+    again = make_plan(studied.project, load_params(studied.project.params), "tiny", trials=3)
     assert again.definition() == studied.definition()
 
 
-def test_a_study_without_a_complete_trial_is_refused(tmp_path: Path, plan: Plan) -> None:
+def test_a_study_without_a_complete_trial_is_refused(plan: Plan) -> None:
     create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
     with pytest.raises(UserError, match="no complete trial yet"):
         adopt(plan.project, plan.params, "tiny", 0)
+
+
+def test_tuned_adopted_trained_and_linked(
+    project: Project, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mnist tune --adopt` and the training after it, whose run and the winner's name each other."""
+    numbers = iter([0.5, 0.9, 0.7])
+
+    def score(_model: Any, _data: Any, report: Any, **_: Any) -> objective.Score:
+        epoch = Epoch(1, 1.0, 0.5, 1.0, next(numbers), 0.01, 0.1)
+        report(epoch)
+        return objective.Score(epoch, parameters=10, seconds=0.1)
+
+    monkeypatch.setattr(workers, "score", score)
+    monkeypatch.chdir(project.root)
+    cli.app(["tune", "tiny", "--trials", "3", "--epochs", "1", "--adopt", "--confirm", "0"], standalone_mode=False)
+    assert "+      optimizer: {name: adam, learning_rate: " in capsys.readouterr().out
+    plan = make_plan(project, params, "tiny", trials=3, epochs=1)
+    changed = load_params(project.params)
+    assert changed.model("tiny").training.epochs == 2  # those of a trial are the study's affair
+    for adopted in (changed, params):
+        train.run(project, adopted, "tiny")
+    study, trials = runs_of(plan)
+    assert study.data.tags["adopted"] == "true"
+    assert study.data.tags["adopted_trial"] == "1"
+    client = open_store(project)
+    runs = client.search_runs([client.get_experiment_by_name("mnist").experiment_id])
+    linked = {run.info.run_id: run.data.tags for run in runs if run.data.params["architecture.kind"] == "mlp"}
+    (training,) = [run_id for run_id, tags in linked.items() if tags.get("tuned_by_run") == trials[1].info.run_id]
+    assert trials[1].data.tags["trained_run"] == training
+    assert f"/runs/{trials[1].info.run_id})" in linked[training]["mlflow.note.content"]
+    assert f"/runs/{training})" in trials[1].data.tags["mlflow.note.content"]
+    # The training with the parameters that were there before is linked to nothing.
+    assert sum("tuned_by_run" in tags for tags in linked.values()) == 1
+    assert [number for number, run in trials.items() if "trained_run" in run.data.tags] == [1]
+
+
+def test_dvc_wants_to_train_just_the_model_that_was_tuned(tmp_path: Path) -> None:
+    """With the repository's own dvc.yaml and params.yaml, and every other file made up."""
+    project = make_project(tmp_path)
+    shutil.copy(SHIPPED, tmp_path)
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def dvc(*arguments: str) -> str:
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    dvc("init", "--no-scm", "--quiet")
+    for out in _outs(tmp_path):
+        if not out.exists():
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("made up")
+    dvc("commit", "--force", "--quiet")
+    assert json.loads(dvc("status", "--json")) == {}
+
+    params = load_params(project.params)
+    told(make_plan(project, params, "mlp", trials=2), [0.5], [0.6])
+    adopt(project, params, "mlp", 0)
+    # `register` asks for the parameters of every model; `evaluate` follows when the model file has changed.
+    assert json.loads(dvc("status", "--json")).keys() == {"train@mlp", "register"}
+
+
+def _outs(root: Path) -> set[Path]:
+    """Return all that the stages of dvc.yaml write."""
+    from ruamel.yaml import YAML
+
+    stages: dict[str, Any] = YAML(typ="safe").load(root / "dvc.yaml")["stages"]
+    models = load_params(root / "params.yaml").train
+    listed = [out for stage in stages.values() for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    paths = [out if isinstance(out, str) else next(iter(out)) for out in listed]
+    return {root / path.replace("${item.model}", name) for path in paths for name in models}

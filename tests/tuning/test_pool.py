@@ -14,25 +14,14 @@ from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.studies import StudyRun, study_run
 from mnist_pipeline.tuning.plan import Plan, make_plan
 from mnist_pipeline.tuning.pool import run_workers
-from mnist_pipeline.tuning.records import trial_end
 from mnist_pipeline.tuning.space import current_values
 from mnist_pipeline.tuning.study import claim, create_or_resume, load_study
-
-
-def quick_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
-    """Run the trials of the plan without training anything."""
-    record = StudyRun.open(plan.project, run_id)
-    study = load_study(plan.file)
-    while trial := claim(study, plan.file, plan.space, trials=plan.trials, seed=0, worker=worker):
-        run = record.start_trial(trial.number, trial.params)
-        study.tell(trial, 0.5)
-        record.end_trial(run, trial_end(study.get_trials()[trial.number], plan.space))
 
 
 def deadly_first_trial(plan: Plan, worker: int, run_id: str, threads: int) -> None:
     """Be killed in the study's first trial, like a process that is out of memory."""
     study = load_study(plan.file)
-    while trial := claim(study, plan.file, plan.space, trials=plan.trials, seed=0, worker=worker):
+    while trial := claim(study, plan, worker):
         if trial.number == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         study.tell(trial, 0.5)
@@ -45,7 +34,7 @@ def failing_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
 
 
 def hanging_worker(plan: Plan, worker: int, run_id: str, threads: int) -> None:
-    claim(load_study(plan.file), plan.file, plan.space, trials=plan.trials, seed=0, worker=worker)
+    claim(load_study(plan.file), plan, worker)
     threading.Event().wait()
 
 
@@ -63,7 +52,7 @@ def study(plan: Plan) -> optuna.Study:
 
 @pytest.fixture
 def record(plan: Plan, study: optuna.Study) -> Iterator[StudyRun]:
-    with study_run(plan.project, plan.study, study.user_attrs["id"], study.user_attrs["definition"], {}) as record:
+    with study_run(plan.project, plan.study, study.user_attrs["id"], study.user_attrs["definition"]) as record:
         yield record
 
 
@@ -82,12 +71,6 @@ def test_a_killed_worker_is_replaced_and_its_trial_tried_again(
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert study.get_trials()[1].user_attrs["retry_of"] == 0
     assert statuses(record) == {0: "FAILED"}  # told for the dead worker; these workers tell nothing themselves
-
-
-def test_four_workers_run_exactly_the_trials_asked_for(plan: Plan, study: optuna.Study, record: StudyRun) -> None:
-    run_workers(plan, study, record, 4, quick_worker)
-    assert states(study) == ["COMPLETE"] * 4
-    assert statuses(record) == dict.fromkeys(range(4), "FINISHED")
 
 
 def test_a_failing_worker_ends_the_study_and_leaves_nothing_running(

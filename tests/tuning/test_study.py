@@ -32,7 +32,7 @@ def open_study(plan: Plan) -> optuna.Study:
 
 
 def ask(plan: Plan, study: optuna.Study, worker: int = 0) -> optuna.Trial | None:
-    return claim(study, plan.file, plan.space, trials=plan.trials, seed=0, worker=worker)
+    return claim(study, plan, worker)
 
 
 def quality(trial: optuna.Trial) -> float:
@@ -152,6 +152,16 @@ def test_another_definition_is_refused_with_what_differs(plan: Plan) -> None:
     assert "data.train was " in str(error.value)
     assert "seed was 0, is 1" in str(error.value)
     assert "--study NAME" in str(error.value)
+
+
+def test_what_was_killed_before_it_had_a_definition_may_become_another(plan: Plan, tmp_path: Path) -> None:
+    open_study(plan)
+    whole = plan.file.read_bytes().splitlines(keepends=True)
+    plan.file.write_bytes(whole[0])  # the study, to be maximized, and nothing more
+    by_loss = {**plan.definition(), "objective": "loss"}
+    study = create_or_resume(plan.file, by_loss, current_values(plan.space, plan.model))
+    assert [way.name for way in study.directions] == ["MINIMIZE"]
+    assert len(study.get_trials()) == 1
 
 
 def test_a_study_that_is_not_there_is_named_with_those_that_are(plan: Plan) -> None:

@@ -1,68 +1,33 @@
 """Whole studies with the real trainer, Optuna and MLflow."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import optuna
+import mlflow
 import pytest
-from mlflow import MlflowClient
 from mlflow.entities import Run
-from optuna.trial import TrialState
+from studies import assert_stores_agree, curve_of, finished, runs_of, trials_of
 
+from mnist_pipeline.data.dataset import Subset, load_validation, save_subset
 from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import load_params
+from mnist_pipeline.files import file_digest
+from mnist_pipeline.params import ModelParams, Params, load_params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
-from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.training.history import Epoch, best_epoch
 from mnist_pipeline.tuning import workers
+from mnist_pipeline.tuning.adopt import adopt
 from mnist_pipeline.tuning.launch import tune
 from mnist_pipeline.tuning.objective import Score
 from mnist_pipeline.tuning.plan import Plan, make_plan
-from mnist_pipeline.tuning.study import load_study
-
-COMPLETE = '"state":1'
-"""What the journal says of a trial that is done."""
-IN_MLFLOW = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+from mnist_pipeline.tuning.space import current_values
+from mnist_pipeline.tuning.study import create_or_resume
 
 
 def plan_for(project: Project, study: str, trials: int = 4, **options: Any) -> Plan:
     return make_plan(project, load_params(project.params), "tiny", trials=trials, study=study, **options)
-
-
-def trials_of(plan: Plan) -> list[optuna.trial.FrozenTrial]:
-    return load_study(plan.file).get_trials()
-
-
-def finished(plan: Plan) -> list[tuple[dict[str, Any], float | None]]:
-    """Return parameters and values, without the trials that a mishap ended."""
-    return [(trial.params, trial.value) for trial in trials_of(plan) if trial.state is not TrialState.FAIL]
-
-
-def runs_of(plan: Plan) -> tuple[Run, dict[int, Run]]:
-    """Return the study's run and its child runs by trial."""
-    client: MlflowClient = open_store(plan.project)
-    experiment = client.get_experiment_by_name(tuning_experiment_name())
-    (parent,) = client.search_runs(
-        [experiment.experiment_id], f"tags.study_id = '{load_study(plan.file).user_attrs['id']}'"
-    )
-    children = client.search_runs(
-        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", max_results=1000
-    )
-    numbers = [int(child.data.tags["trial"]) for child in children]
-    assert len(numbers) == len(set(numbers)), "a trial has two runs"
-    return parent, dict(zip(numbers, children, strict=True))
-
-
-def assert_stores_agree(plan: Plan) -> None:
-    parent, children = runs_of(plan)
-    in_journal = {trial.number: IN_MLFLOW[trial.state.name] for trial in trials_of(plan)}
-    assert {number: run.info.status for number, run in children.items()} == in_journal
-    assert parent.info.status == "FINISHED"
 
 
 def test_a_study_is_resumed_to_the_number_asked_for_and_is_repeatable(shared: Project) -> None:
@@ -78,83 +43,59 @@ def test_a_study_is_resumed_to_the_number_asked_for_and_is_repeatable(shared: Pr
     _, children = runs_of(whole)
     first = children[0].data
     assert first.params["architecture.hidden_units"] == "[8]"
-    assert first.metrics["best_validation_accuracy"] == finished(whole)[0][1]
-    history = open_store(shared).get_metric_history(children[0].info.run_id, "validation_accuracy")
-    assert [metric.step for metric in history] == [1, 2]
+    assert [first.metrics["best_validation_accuracy"]] == finished(whole)[0][1]
+    assert list(curve_of(whole, children[0])) == [1, 2]
 
 
 def test_another_search_under_the_same_name_is_refused(shared: Project) -> None:
-    tune(plan_for(shared, "refused", trials=1))
-    with pytest.raises(UserError, match=r"training\.epochs was 2, is 1\."):
-        tune(plan_for(shared, "refused", trials=1, epochs=1))
+    plan = plan_for(shared, "refused")
+    create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    for changed, message in (
+        ({"epochs": 1}, r"training\.epochs was 2, is 1\. Go back to that to resume it, or start another study with"),
+        ({"objective": "loss"}, r"objective was accuracy, is loss"),
+        ({"max_parameters": 9}, r"max_parameters was none, is 9"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tune(plan_for(shared, "refused", trials=1, **changed))
 
 
-def test_a_study_that_is_killed_twice_ends_like_one_that_was_not(shared: Project) -> None:
-    plan = plan_for(shared, "killed", trials=4)
-    _kill_when(plan, done=0, then='"worker"')  # a trial has just been claimed
-    _kill_when(plan, done=2, then='"intermediate_value"')  # an epoch has been reported
-    tune(plan)
-    states = [trial.state.name for trial in trials_of(plan)]
-    assert states.count("COMPLETE") == 4
-    assert states.count("FAIL") == 2
-    assert len(states) == 6
-    assert_stores_agree(plan)
-    _, children = runs_of(plan)
-    failed = [run for run in children.values() if run.info.status == "FAILED"]
-    assert {run.data.tags["error"] for run in failed} == {"the process was killed"}
-    undisturbed = plan_for(shared, "undisturbed", trials=4)
-    tune(undisturbed)
-    assert finished(plan) == finished(undisturbed)
-
-
-def _kill_when(plan: Plan, *, done: int, then: str) -> None:
-    """Start `mnist tune`; kill it once so many trials are done and `then` is in the journal."""
-    command = [sys.executable, "-c", "from mnist_pipeline.cli import main; main()", "tune", "tiny"]
-    process = subprocess.Popen(
-        [*command, "--trials", str(plan.trials), "--study", plan.study],
-        cwd=plan.project.root,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    _wait_for(plan, process, done=done, then=then)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _wait_for(plan: Plan, process: "subprocess.Popen[bytes]", *, done: int, then: str) -> None:
-    before = plan.file.read_text() if plan.file.exists() else ""
-    give_up = time.monotonic() + 90
-    while time.monotonic() < give_up:
-        assert process.poll() is None, "it ended before it could be killed"
-        new = plan.file.read_text()[len(before) :] if plan.file.exists() else ""
-        if before.count(COMPLETE) + new.count(COMPLETE) >= done and then in new.rpartition(COMPLETE)[2]:
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never got that far")
+def test_other_data_or_another_space_under_the_same_name_are_refused(project: Project, params: Params) -> None:
+    plan = make_plan(project, params, "tiny", trials=1)
+    create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    narrow = project.params.read_text().replace("high: 0.4", "high: 0.2")
+    project.params.write_text(narrow)
+    with pytest.raises(UserError, match=r'space\.architecture\.dropout was .*"high": 0\.4.*, is .*"high": 0\.2'):
+        tune(make_plan(project, load_params(project.params), "tiny", trials=1))
+    validation = load_validation(project.split)
+    save_subset(project.split / "validation.npz", Subset(validation.images[1:], validation.labels[1:]))
+    with pytest.raises(UserError, match=r"data\.validation was "):
+        tune(plan)
 
 
 class Training:
-    """Stands for the trainer: reports made-up epochs, or fails."""
+    """Stands for the trainer: reports made-up epochs, whose accuracies and losses are the same numbers, or fails."""
 
     def __init__(self, outcomes: list[list[float] | BaseException]) -> None:
         self.outcomes = iter(outcomes)
+        self.trained: list[ModelParams] = []
 
-    def __call__(self, _model: Any, _data: Any, report: Any, **_: Any) -> Score:
+    def __call__(self, model: ModelParams, _data: Any, report: Any, **_: Any) -> Score:
+        self.trained.append(model)
         outcome = next(self.outcomes)
         if isinstance(outcome, BaseException):
             raise outcome
         epochs: list[Epoch] = []
-        for accuracy in outcome:
-            epochs.append(Epoch(len(epochs) + 1, 1.0, 0.5, 1.0, accuracy, 0.01, 0.1))
+        for number in outcome:
+            epochs.append(Epoch(len(epochs) + 1, 1.0, 0.5, number, number, 0.01, 0.1))
             if report(epochs[-1]):
                 break
-        return Score(max(epochs, key=lambda epoch: epoch.rank("accuracy")), parameters=10, seconds=0.1)
+        assert model.architecture.kind == "mlp"
+        weights = 1_000 * sum(model.architecture.hidden_units)
+        return Score(best_epoch(epochs, model.training.monitor), parameters=weights, seconds=0.1)
 
 
 def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = plan_for(shared, "pruned", trials=6, epochs=3)
-    tuned = plan.params.tune.model_copy(update={"pruner": "percentile"})
-    plan = _with(plan, params=plan.params.model_copy(update={"tune": tuned}))
+    plan = _pruning(plan_for(shared, "pruned", trials=6, epochs=3))
     good: list[list[float] | BaseException] = [[0.7, 0.8, 0.9]] * 5
     failure = UserError("Training diverged in epoch 1.")
     monkeypatch.setattr(workers, "score", Training([*good, failure, [0.75, 0.7, 0.9]]))
@@ -163,8 +104,7 @@ def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, monkeyp
     assert_stores_agree(plan)
     parent, children = runs_of(plan)
     assert children[5].data.tags["error"] == "UserError: Training diverged in epoch 1."
-    history = open_store(shared).get_metric_history(children[6].info.run_id, "validation_accuracy")
-    assert [metric.value for metric in history] == [0.75, 0.7]
+    assert curve_of(plan, children[6]) == {1: 0.75, 2: 0.7}
     assert parent.data.metrics["trials_pruned"] == 1
 
 
@@ -200,6 +140,138 @@ def test_no_trial_starts_after_the_time_is_up(shared: Project, monkeypatch: pyte
     monkeypatch.setattr(workers, "score", Training([[0.5]]))
     tune(_with(plan, until=time.time() - 1))
     assert [trial.state.name for trial in trials_of(plan)] == ["WAITING"]
+
+
+def test_a_trial_may_end_after_the_time_is_up_but_none_starts(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_for(shared, "timeout", trials=5, timeout="1h")
+
+    class Slow(Training):
+        def __call__(self, *arguments: Any, **options: Any) -> Score:
+            object.__setattr__(plan, "until", time.time())  # the hour is over while it trains
+            return super().__call__(*arguments, **options)
+
+    monkeypatch.setattr(workers, "score", Slow([[0.5], [0.6]]))
+    tune(plan)
+    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"]
+    assert_stores_agree(plan)
+
+
+def test_by_loss_less_is_better(
+    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = _pruning(plan_for(shared, "loss", trials=7, epochs=3, objective="loss"))
+    training = Training([*[[0.5, 0.4, 0.45]] * 5, [0.6, 0.3, 0.2], [0.4, 0.3, 0.35]])
+    monkeypatch.setattr(workers, "score", training)
+    tune(plan)
+    assert {model.training.monitor for model in training.trained} == {"loss"}
+    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE"]
+    assert trials_of(plan)[6].values == [0.3]
+    assert_stores_agree(plan)
+    parent, _ = runs_of(plan)
+    assert parent.data.metrics["best_validation_loss"] == 0.3
+    assert parent.data.metrics["current_validation_loss"] == 0.4
+    assert "Best: trial 6, validation loss 0.3000." in capsys.readouterr().out
+
+
+def test_a_study_by_two_values_prunes_nothing_and_keeps_its_front(
+    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = _pruning(plan_for(shared, "pareto", trials=12, objective="accuracy,parameters"))
+    training = Training([[0.8 - 0.01 * trial] for trial in range(12)])
+    monkeypatch.setattr(workers, "score", training)
+    tune(plan)
+    assert {trial.state.name for trial in trials_of(plan)} == {"COMPLETE"}
+    assert {trial.values[1] for trial in trials_of(plan)} == {8_000, 24_000}
+    parent, _ = runs_of(plan)
+    assert parent.data.metrics["best_validation_accuracy"] == 0.8  # trial 0, and the smaller network: it beats all
+    assert parent.data.metrics["pareto_front_size"] == 1
+    assert _artifacts(shared, parent) >= {
+        "pareto_front.csv", "trials.csv", "figures.html", "figures/pareto_front.png", "figures/importances.png",
+    }  # fmt: skip
+    assert "Pareto front" in capsys.readouterr().out
+
+
+def test_networks_that_are_too_large_are_not_trained(
+    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_for(shared, "small", trials=8, max_parameters=7_000)  # [8] has 6,370 weights, [16, 8] has 12,786
+    training = Training([[0.5]] * 8)
+    monkeypatch.setattr(workers, "score", training)
+    tune(plan)
+    trained = [model.architecture for model in training.trained]
+    assert {architecture.hidden_units for architecture in trained if architecture.kind == "mlp"} == {(8,)}
+    states = Counter(trial.state.name for trial in trials_of(plan))
+    assert states.total() == 8
+    assert states["PRUNED"] > 0
+    assert states["COMPLETE"] == len(trained)
+    assert_stores_agree(plan)
+    _, children = runs_of(plan)
+    large = [run for run in children.values() if run.data.tags["outcome"] == "too large"]
+    assert {run.data.metrics["parameters"] for run in large} == {12_786}
+    assert len(large) == states["PRUNED"]
+    assert f"8/8 done ({len(large)} too large)" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"max_parameters was 7000, is none"):
+        tune(plan_for(shared, "small", trials=12))
+
+
+def test_a_study_without_a_network_small_enough_says_so(
+    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_for(shared, "nothing", trials=2, max_parameters=100, objective="accuracy,parameters")
+    monkeypatch.setattr(workers, "score", Training([]))
+    tune(plan)
+    assert "No trial is complete yet (2 too large)." in capsys.readouterr().out
+    with pytest.raises(UserError, match="has no complete trial"):
+        adopt(shared, plan.params, "nothing", 0)
+
+
+def test_the_run_of_a_study_says_where_it_comes_from(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_for(shared, "lineage", trials=12, timeout="2h")
+    monkeypatch.setattr(workers, "score", Training([[0.5 + 0.01 * trial] for trial in range(12)]))
+    tune(plan)
+    parent, children = runs_of(plan)
+    assert {entry.dataset.name: entry.dataset.digest for entry in parent.inputs.dataset_inputs} == {
+        f"mnist-{name}": file_digest(shared.split / f"{name}.npz") for name in ("train", "validation")
+    }
+    tags = parent.data.tags
+    assert {"git_commit", "python", "tensorflow", "dvc", "machine", "sampler"} <= tags.keys()
+    assert tags["budget"] == "12 trials, 2 epochs each at most, 2h at most, 1 at once"
+    assert children[0].data.tags["device_kind"] == "cpu"
+    assert _artifacts(shared, parent) >= {"params.yaml", "best.yaml", "trials.csv"} | {
+        f"figures/{name}.png" for name in ("optimization_history", "parallel_coordinate", "slice", "importances")
+    }
+    page = Path(
+        mlflow.artifacts.download_artifacts(run_id=parent.info.run_id, artifact_path="figures.html")
+    ).read_text()
+    assert page.count("Plotly.newPlot(") == 4
+    assert "learning_rate" in page
+    assert 'src="http' not in page  # all that it needs is in it
+
+
+def _artifacts(project: Project, run: Run, folder: str = "") -> set[str]:
+    listed = open_store(project).list_artifacts(run.info.run_id, folder)
+    return {entry.path for entry in listed} | {
+        path for entry in listed if entry.is_dir for path in _artifacts(project, run, entry.path)
+    }
+
+
+def test_what_a_kill_kept_from_mlflow_comes_in_with_the_next_session(
+    shared: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(shared, "last", trials=1)
+    monkeypatch.setattr(workers, "score", Training([[0.5]]))
+    tune(plan)
+    parent, children = runs_of(plan)
+    client = open_store(shared)
+    for run in (parent, children[0]):  # as if killed after the journal's last word
+        client.update_run(run.info.run_id, "RUNNING")
+    tune(plan)
+    assert_stores_agree(plan)
+
+
+def _pruning(plan: Plan) -> Plan:
+    tuned = plan.params.tune.model_copy(update={"pruner": "percentile"})
+    return _with(plan, params=plan.params.model_copy(update={"tune": tuned}))
 
 
 def _with(plan: Plan, **changed: Any) -> Plan:

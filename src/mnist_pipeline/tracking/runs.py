@@ -16,6 +16,7 @@ from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.contents import as_metrics, describe, log_inputs, log_model, run_name
 from mnist_pipeline.tracking.contents import logged_model_id as logged_model_id
 from mnist_pipeline.tracking.lineage import lineage_tags
+from mnist_pipeline.tracking.links import link_to_winner
 from mnist_pipeline.tracking.store import experiment_name, open_store
 from mnist_pipeline.training.history import Epoch, read_history
 
@@ -44,7 +45,7 @@ class TrainingRun:
         """Log the metrics of epochs at their steps, each once, in one request."""
         new = [epoch for epoch in epochs if epoch.epoch not in self.logged]
         self.logged.update(epoch.epoch for epoch in new)
-        self.client.log_batch(self.run_id, metrics=[metric for epoch in new for metric in _epoch_metrics(epoch)])
+        self.client.log_batch(self.run_id, metrics=[metric for epoch in new for metric in epoch_metrics(epoch)])
 
     def log_figure(self, figure: "Figure", file: str) -> None:
         """Log a figure as the artifact `file`."""
@@ -102,6 +103,7 @@ def training_run(
     try:
         if not earlier:
             log_inputs(client, project, params, name, run_id, subsets)
+            link_to_winner(client, run_id, name, params.model(name))
         done = {point.step for point in client.get_metric_history(run_id, "loss")} if earlier else set[int]()
         yield TrainingRun(client, project, name, run_id, done)
         status = "FINISHED"
@@ -144,7 +146,8 @@ def _continue(client: "MlflowClient", run_id: str) -> str:
     return run_id
 
 
-def _epoch_metrics(epoch: Epoch) -> "list[Metric]":
+def epoch_metrics(epoch: Epoch) -> "list[Metric]":
+    """Return an epoch's metrics, at its step."""
     values = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
     values["epoch_seconds"] = values.pop("seconds")
     return as_metrics(values, epoch.epoch)

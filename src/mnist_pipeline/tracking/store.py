@@ -25,8 +25,11 @@ One run per trained model of the `mnist` pipeline (`dvc repro`).
 _TUNING_DESCRIPTION = """\
 One run per study of `mnist tune`, with one child run per trial.
 
-* A trial is FINISHED if it trained to the end, KILLED if it was pruned, FAILED with the reason in its tag `error`.
-* All accuracies are on the validation split: the test split takes no part.
+* A trial is FINISHED if it trained to the end, KILLED if it was pruned or its network was too large to be trained (the
+  tag `outcome` says which), FAILED with the reason in its tag `error`.
+* All accuracies and losses are on the validation split: the test split takes no part.
+* A study's **Artifacts** hold `figures.html`, to be explored offline, the same as pictures, and its trials as a table.
+* The run of an adopted trial and those of the trainings with its parameters link to each other.
 """
 
 

@@ -1,16 +1,23 @@
 """Studies in MLflow: one run per study, one child run per trial, with statuses that agree with the study's journal."""
 
+import getpass
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from mnist_pipeline.data.dataset import load_train, load_validation
+from mnist_pipeline.params import ModelParams
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.contents import as_metrics, log_datasets
 from mnist_pipeline.tracking.lineage import code_diff, lineage_tags
+from mnist_pipeline.tracking.links import mark_winner
+from mnist_pipeline.tracking.runs import epoch_metrics
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
@@ -18,6 +25,10 @@ STUDY = "study_id"
 """Tag that joins a study's run to the study; names can be used again, these are unique."""
 TRIAL = "trial"
 """Tag with the number of a child run's trial."""
+SHARED = (
+    "model", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "git_commit", "git_dirty",
+)  # fmt: skip
+"""Tags that a trial's run has from the study's."""
 MAX_RUNS = 50_000
 """The most that one search may return."""
 
@@ -29,13 +40,31 @@ class TrialEnd:
     number: int
     """From 0."""
     status: Literal["FINISHED", "KILLED", "FAILED"]
-    """Complete, pruned, failed."""
+    """Trained to the end, stopped or never begun, failed."""
+    outcome: str
+    """The same in the study's words: complete, pruned, too large, failed."""
     values: Mapping[str, Any]
     """Its parameters, by dotted path."""
     metrics: Mapping[str, float]
     """What it came to; empty if it failed."""
     error: str | None
     """Why it failed."""
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What became of the wish to take a trial's parameters over."""
+
+    trial: int
+    """Its number."""
+    model: ModelParams
+    """The parameters of the model, with those of the trial in place."""
+    metrics: Mapping[str, float]
+    """The means of the confirmation; empty if there was none."""
+    table: str
+    """The confirmation seed by seed, as CSV."""
+    adopted: bool
+    """Whether `params.yaml` has them now."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +86,25 @@ class StudyRun:
         """Connect to the run of a study that another process has opened."""
         return cls(open_store(project), run_id)
 
-    def start_trial(self, number: int, values: Mapping[str, Any]) -> str:
+    def log_session(self, project: Project, tags: Mapping[str, str]) -> None:
+        """Log where the trials of this session come from, in place of those before, and what else is to be said."""
+        from mlflow.entities import RunTag
+
+        every = {**lineage_tags(project), **tags}
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in every.items()])
+        self.client.log_artifact(self.run_id, str(project.params))
+        if diff := code_diff(project.root):
+            self.client.log_text(self.run_id, diff, "uncommitted.diff")
+
+    def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         """Create the child run of a trial and return its id."""
         from mlflow.entities import Param
 
         study = self.client.get_run(self.run_id)
-        tags = {
-            key: study.data.tags[key]
-            for key in ("model", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
-            if key in study.data.tags
-        }
+        shared = {key: study.data.tags[key] for key in SHARED if key in study.data.tags}
         run_id = self.client.create_run(
             study.info.experiment_id,
-            tags={**tags, "mlflow.parentRunId": self.run_id, TRIAL: str(number)},
+            tags={**shared, **(tags or {}), "mlflow.parentRunId": self.run_id, TRIAL: str(number)},
             run_name=f"{study.info.run_name} {number}",
         ).info.run_id
         self.client.log_batch(run_id, params=[Param(path, str(value)) for path, value in values.items()])
@@ -77,13 +112,12 @@ class StudyRun:
 
     def log_epoch(self, run_id: str, epoch: Epoch) -> None:
         """Log an epoch's metrics at its step, in one request."""
-        metrics = {key: value for key, value in asdict(epoch).items() if key != "epoch"}
-        metrics["epoch_seconds"] = metrics.pop("seconds")
-        self._log_metrics(run_id, metrics, epoch.epoch)
+        self.client.log_batch(run_id, metrics=epoch_metrics(epoch))
 
     def end_trial(self, run_id: str, end: TrialEnd) -> None:
         """Close a child run. Doing it twice changes nothing."""
         self._log_metrics(run_id, end.metrics, int(end.metrics.get("best_epoch", 0)))
+        self.client.set_tag(run_id, "outcome", end.outcome)
         if end.error is not None:
             self.client.set_tag(run_id, "error", end.error[:5_000])
         self.client.set_terminated(run_id, end.status)
@@ -96,16 +130,32 @@ class StudyRun:
             if run is None or run.info.status != end.status:
                 self.end_trial(run.info.run_id if run else self.start_trial(end.number, end.values), end)
 
-    def log_result(self, metrics: Mapping[str, float], best: Mapping[str, Any], trials_csv: str) -> None:
-        """Log what the study has come to so far: its numbers, its best values and the table of its trials."""
+    def log_result(self, metrics: Mapping[str, float], best: Mapping[str, Any], tables: Mapping[str, str]) -> None:
+        """Log what the study has come to so far: its numbers, its best values and its tables as CSV, by name."""
         self._log_metrics(self.run_id, metrics, 0)
         self.client.log_dict(self.run_id, dict(best), "best.yaml")
-        self.client.log_text(self.run_id, trials_csv, "trials.csv")
+        for name, text in tables.items():
+            self.client.log_text(self.run_id, text, f"{name}.csv")
 
-    def log_adoption(self, confirmed: Mapping[str, float], *, adopted: bool) -> None:
-        """Log whether the study's best parameters were adopted, and what confirmed it: mean accuracies in [0, 1]."""
-        self._log_metrics(self.run_id, confirmed, 0)
-        self.client.set_tag(self.run_id, "adopted", str(adopted).lower())
+    def log_figures(self, figures: "Mapping[str, Figure]", page: str | None) -> None:
+        """Log figures as `figures/<name>.png`, and `figures.html`, the page that has them all to explore offline."""
+        for name, figure in figures.items():
+            self.client.log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"bbox_inches": "tight"})
+        if page:
+            self.client.log_text(self.run_id, page, "figures.html")
+
+    def log_adoption(self, adoption: Adoption) -> None:
+        """Log which trial was to be adopted, what the confirmation said, and whether it was.
+
+        If it was, the trial's run is marked so that the training with these parameters will find it.
+        """
+        self._log_metrics(self.run_id, adoption.metrics, 0)
+        self.client.log_text(self.run_id, adoption.table, "confirmation.csv")
+        self.client.set_tag(self.run_id, "adopted", str(adoption.adopted).lower())
+        self.client.set_tag(self.run_id, "adopted_trial", str(adoption.trial))
+        runs = [run.info.run_id for run in self._children() if run.data.tags[TRIAL] == str(adoption.trial)]
+        for run_id in runs if adoption.adopted else ():
+            mark_winner(self.client, run_id, adoption.model)
 
     def _children(self) -> "list[Run]":
         return self.client.search_runs(
@@ -115,18 +165,11 @@ class StudyRun:
         )
 
     def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        import time
-
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self.client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+        self.client.log_batch(run_id, metrics=as_metrics(metrics, step))
 
 
 @contextmanager
-def study_run(
-    project: Project, name: str, study_id: str, definition: Mapping[str, Any], tags: Mapping[str, str]
-) -> Generator[StudyRun]:
+def study_run(project: Project, name: str, study_id: str, definition: Mapping[str, Any]) -> Generator[StudyRun]:
     """Open the run of a study, or go on with it; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
     Args:
@@ -134,34 +177,38 @@ def study_run(
         name: of the study.
         study_id: unique to the study.
         definition: all that its trials share, and what varies and how, by dotted path; `model` is the model's name.
-        tags: more to say about the run.
     """
-    import mlflow
+    from mlflow.entities import Param
 
     client = open_store(project)
-    with mlflow.start_run(**_which_run(client, name, study_id, definition["model"])) as run:
-        try:
-            mlflow.set_tags({**lineage_tags(project), **tags})  # of the session that ran last
-            mlflow.log_params(dict(definition))
-            mlflow.log_artifact(str(project.params))
-            if diff := code_diff(project.root):
-                mlflow.log_text(diff, "uncommitted.diff")
-            yield StudyRun(client, run.info.run_id)
-        except (KeyboardInterrupt, SystemExit):
-            mlflow.end_run("KILLED")
-            raise
+    status = "FAILED"
+    run_id = _find_run(client, study_id) or _start(client, name, study_id, definition["model"])
+    client.update_run(run_id, "RUNNING")
+    try:
+        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in definition.items()])
+        if not client.get_run(run_id).inputs.dataset_inputs:
+            subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
+            log_datasets(client, project, run_id, subsets, context="tuning")
+        yield StudyRun(client, run_id)
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run_id, status)
 
 
-def _which_run(client: "MlflowClient", name: str, study_id: str, model: str) -> dict[str, Any]:
-    """Return the arguments with which MLflow goes on with the study's run, or starts it."""
-    if run_id := _find_run(client, study_id):
-        return {"run_id": run_id}
-    source = {"mlflow.source.name": f"mnist tune {model} --study {name}", "mlflow.source.type": "PROJECT"}
-    return {
-        "experiment_id": client.get_experiment_by_name(tuning_experiment_name()).experiment_id,
-        "run_name": name,
-        "tags": {STUDY: study_id, "model": model, **source},
+def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> str:
+    """Start the run of a study; return its id."""
+    tags = {
+        STUDY: study_id,
+        "model": model,
+        "mlflow.source.name": f"mnist tune {model} --study {name}",
+        "mlflow.source.type": "PROJECT",
+        "mlflow.user": getpass.getuser(),
     }
+    experiment = client.get_experiment_by_name(tuning_experiment_name())
+    return client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id
 
 
 def _find_run(client: "MlflowClient", study_id: str) -> str | None:

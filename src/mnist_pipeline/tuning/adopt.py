@@ -2,61 +2,98 @@
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
-from statistics import mean
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import optuna
+from optuna.trial import FrozenTrial
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
-from mnist_pipeline.console import quiet_native_logs, say
+from mnist_pipeline.console import say
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.files import atomic_path
-from mnist_pipeline.params import ModelParams, Params, load_params
+from mnist_pipeline.params import Params, load_params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.studies import StudyRun
-from mnist_pipeline.tuning.progress import best_of
-from mnist_pipeline.tuning.space import Values, apply, current_values, parameters_of
+from mnist_pipeline.tracking.studies import Adoption, StudyRun
+from mnist_pipeline.tuning.confirm import train_again
+from mnist_pipeline.tuning.goal import Goal
+from mnist_pipeline.tuning.outcome import complete, front_of, goal_of
+from mnist_pipeline.tuning.plan import MONITOR
+from mnist_pipeline.tuning.space import Values, apply, parameters_of
 from mnist_pipeline.tuning.study import decode, load_study, space_of_study
 
+LISTED = 10
+"""Trials that a refusal names."""
 
-def adopt(project: Project, params: Params, study_name: str, confirm: int) -> None:
-    """Write the best values of a study into `params.yaml`, if they beat the current ones on average over other seeds.
+
+def adopt(project: Project, params: Params, study_name: str, confirm: int, number: int | None = None) -> None:
+    """Write the values of a study's trial into `params.yaml`, if they beat the current ones on average on other seeds.
+
+    Where the study counts weights too, it is enough to be more accurate or smaller. Current parameters with more
+    weights than the study allows cannot stay, whatever their accuracy.
 
     Args:
         project: whose studies and `params.yaml`.
         params: the content of the latter.
         study_name: of the study.
         confirm: with how many seeds both are trained again, none of which the study has used; 0 takes its word.
+        number: of the trial; the best one if None, which a study with a Pareto front does not have.
 
     Raises:
-        UserError: there is no such study or model, no trial is complete, or `params.yaml` cannot be changed.
+        UserError: there is no such study, model or complete trial, or `params.yaml` cannot be changed.
     """
     study = load_study(project.studies / f"{study_name}.log")
-    name = study.user_attrs["definition"]["model"]
-    best = best_of(study.get_trials())
-    if best is None:
-        raise UserError(f"The study {study_name} has no complete trial yet: go on with `mnist tune {name}`.")
-    space = space_of_study(study)
-    current = params.model(name)
-    if gone := sorted(space.keys() - parameters_of(current).keys()):
+    definition, goal = study.user_attrs["definition"], goal_of(study)
+    trial, name = _chosen(study, goal, number), definition["model"]
+    space, current = space_of_study(study), params.model(name)
+    wanted = {MONITOR: goal.number, **decode(space, trial.params)}
+    if gone := sorted(wanted.keys() - parameters_of(current).keys()):
         raise UserError(f"models.{name} in params.yaml has no {gone[0]} any more, which {study_name} is about.")
-    before, after = current_values(space, current), decode(space, best.params)
-    changes = {path: value for path, value in after.items() if value != before[path]}
+    changes = {path: value for path, value in wanted.items() if value != parameters_of(current)[path]}
     if not changes:
-        say(f"params.yaml has the best parameters of {study_name} already.")
+        say(f"params.yaml has the parameters of trial {trial.number} of {study_name} already.")
         return
-    means = _train_again(project, params, {"current": current, "new": apply(current, changes)}, confirm)
-    adopted = not confirm or means["new"] > means["current"]
+    say(f"Trial {trial.number} of {study_name}: {goal.text(trial.values)}.")
+    model = apply(current, changes)
+    confirmation = train_again(project, params, current, model, goal, confirm)
+    adopted = confirmation.favours_new(definition["max_parameters"])
     if adopted:
         say(write(project, name, changes))
-        say(f"`dvc repro` now trains and evaluates {name} with them.")
+        missing = "" if name in params.train else f", once it is named under `train` in {project.params.name}"
+        say(f"`dvc repro` now trains and evaluates {name} with them{missing}.")
     else:
         say("The new parameters are not better on average: params.yaml stays as it is.")
     if record := StudyRun.find(project, study.user_attrs["id"]):
-        record.log_adoption(
-            {f"confirm_{key}_validation_accuracy": value for key, value in means.items()}, adopted=adopted
+        record.log_adoption(Adoption(trial.number, model, confirmation.metrics, confirmation.table, adopted=adopted))
+
+
+def _chosen(study: optuna.Study, goal: Goal, number: int | None) -> FrozenTrial:
+    """Return the trial to adopt.
+
+    Raises:
+        UserError: it is not complete, or has to be chosen from a Pareto front.
+    """
+    best_first = complete(study.get_trials(deepcopy=False), goal)
+    name = study.study_name
+    if not best_first:
+        model = study.user_attrs["definition"]["model"]
+        raise UserError(f"The study {name} has no complete trial yet: go on with `mnist tune {model}`.")
+    if number is None and goal.small:
+        raise UserError(
+            f"The study {name} has no single best trial: choose one with --trial: {_list(front_of(study, goal), goal)}."
         )
+    found = [trial for trial in best_first if number in (None, trial.number)]
+    if not found:
+        raise UserError(
+            f"--trial {number} is no complete trial of the study {name}: choose one, such as "
+            f"{_list(best_first[:LISTED], goal)}."
+        )
+    return found[0]
+
+
+def _list(trials: Iterable[FrozenTrial], goal: Goal) -> str:
+    return "; ".join(f"{trial.number} ({goal.text(trial.values)})" for trial in trials)
 
 
 def write(project: Project, name: str, changes: Values) -> str:
@@ -103,22 +140,3 @@ def _find(node: Node, keys: Sequence[str]) -> Any:
         else:
             node = node.value[int(key)]
     return node
-
-
-def _train_again(project: Project, params: Params, models: Mapping[str, ModelParams], seeds: int) -> dict[str, float]:
-    """Train each model with seeds that the study has not used; print and return the mean validation accuracies."""
-    if not seeds:
-        return {}
-    with quiet_native_logs():
-        from mnist_pipeline.training.devices import choose_device
-        from mnist_pipeline.tuning import objective
-    device, data = choose_device(params.device), objective.load_data(project)
-    accuracies: dict[str, list[float]] = {key: [] for key in models}
-    for seed in ((params.seed + 1 + index) % 2**32 for index in range(seeds)):
-        for key, model in models.items():
-            result = objective.score(model, data, lambda _: False, seed=seed, device=device)
-            accuracies[key].append(result.best.validation_accuracy)
-        say(f"seed {seed}: {', '.join(f'{key} {values[-1]:.2%}' for key, values in accuracies.items())}")
-    means = {key: mean(values) for key, values in accuracies.items()}
-    say(f"mean of {seeds}: {', '.join(f'{key} {value:.2%}' for key, value in means.items())} (validation accuracy)")
-    return means

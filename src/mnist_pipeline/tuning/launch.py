@@ -10,11 +10,11 @@ from mnist_pipeline.console import quiet_native_logs, say, warn
 from mnist_pipeline.data.dataset import load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.tracking.studies import StudyRun, study_run
-from mnist_pipeline.tuning.plan import OBJECTIVE, Plan
+from mnist_pipeline.tuning.outcome import best_of
+from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.pool import TRIALS_PER_PROCESS, run_workers
-from mnist_pipeline.tuning.progress import best_of
 from mnist_pipeline.tuning.records import trial_ends
-from mnist_pipeline.tuning.report import show_result, summary_numbers, trials_table
+from mnist_pipeline.tuning.report import show_result, summary_numbers, tables
 from mnist_pipeline.tuning.space import current_values
 from mnist_pipeline.tuning.study import DONE, create_or_resume, decode, mend, session_lock
 
@@ -33,26 +33,33 @@ def tune(plan: Plan, workers: int = 1) -> None:
     with _alone(plan):
         study = create_or_resume(plan.file, definition, current_values(plan.space, plan.model))
         mend(study, plan.file)  # nobody else runs it, so what is RUNNING was left by a process that is gone
-        if _done(study) < plan.trials:
-            _run(plan, study, min(workers, plan.trials - _done(study)))
+        with _recorded(plan, study) as record:
+            record.reconcile(trial_ends(study, plan.space))
+            if (missing := plan.trials - _done(study)) > 0:
+                _run(plan, study, record, min(workers, missing))
     say(_state(plan, study))
     show_result(study, len(load_validation(plan.project.split)))
 
 
-def _run(plan: Plan, study: optuna.Study, workers: int) -> None:
-    with _recorded(plan, study) as record:
-        record.reconcile(trial_ends(study, plan.space))
-        say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most.")
-        try:
-            if workers > 1 or plan.trials - _done(study) > TRIALS_PER_PROCESS:
-                run_workers(plan, study, record, workers)
-            else:
-                with quiet_native_logs():
-                    from mnist_pipeline.tuning.workers import run_worker
-                run_worker(plan, 0, record.run_id)
-        except KeyboardInterrupt:
-            warn(f"{_state(plan, study)}; the same command goes on from here.")
-            raise
+def _run(plan: Plan, study: optuna.Study, record: StudyRun, workers: int) -> None:
+    tags = {
+        "sampler": "TPE",
+        "pruner": plan.pruner,
+        "objective": plan.goal.name,
+        "budget": f"{plan.budget}, {workers} at once",
+    }
+    record.log_session(plan.project, tags)
+    say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most, {workers} at once.")
+    try:
+        if workers > 1 or plan.trials - _done(study) > TRIALS_PER_PROCESS:
+            run_workers(plan, study, record, workers)
+        else:
+            with quiet_native_logs():
+                from mnist_pipeline.tuning.workers import run_worker
+            run_worker(plan, 0, record.run_id)
+    except KeyboardInterrupt:
+        warn(f"{_state(plan, study)}; the same command goes on from here.")
+        raise
 
 
 @contextmanager
@@ -74,18 +81,22 @@ def _alone(plan: Plan) -> Generator[None]:
 @contextmanager
 def _recorded(plan: Plan, study: optuna.Study) -> Generator[StudyRun]:
     """Open the study's run in MLflow; leave in it what the study has come to, however the session ends."""
-    tags = {"sampler": "TPE", "pruner": plan.params.tune.pruner, "objective": OBJECTIVE}
     attributes = study.user_attrs
-    with study_run(plan.project, plan.study, attributes["id"], attributes["definition"], tags) as record:
+    with study_run(plan.project, plan.study, attributes["id"], attributes["definition"]) as record:
         try:
             yield record
         finally:
-            best = best_of(study.get_trials(deepcopy=False))
-            record.log_result(
-                summary_numbers(study),
-                decode(plan.space, best.params) if best else {},
-                trials_table(study).to_csv(index=False),
-            )
+            best = best_of(study.get_trials(deepcopy=False), plan.goal)
+            values = decode(plan.space, best.params) if best else {}
+            record.log_result(summary_numbers(study), values, tables(study))
+        _draw(study, record)
+
+
+def _draw(study: optuna.Study, record: StudyRun) -> None:
+    """Leave the study's figures in its run; importing what draws them takes seconds."""
+    from mnist_pipeline.tuning.figures import draw, page
+
+    record.log_figures(draw(study), page(study))
 
 
 def _done(study: optuna.Study) -> int:

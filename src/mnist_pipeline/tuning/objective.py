@@ -1,4 +1,4 @@
-"""What a study maximizes: a plain function of parameters and data. Nothing here knows Optuna."""
+"""How good some parameters are: a plain function of parameters and data. Nothing here knows Optuna."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import keras
 
 from mnist_pipeline.data.dataset import Subset, load_train, load_validation
 from mnist_pipeline.data.normalize import load_normalization
+from mnist_pipeline.models.network import build_network
 from mnist_pipeline.params import ModelParams
 from mnist_pipeline.project import Project
 from mnist_pipeline.training.devices import Device
@@ -31,7 +32,7 @@ class Score:
     """How good some parameters are."""
 
     best: Epoch
-    """The epoch with the best validation accuracy, which is the value of the trial."""
+    """The epoch that `training.monitor` chooses."""
     parameters: int
     """Weights of the network."""
     seconds: float
@@ -46,6 +47,14 @@ def load_data(project: Project) -> TuningData:
     """
     black = load_normalization(project.normalization).black
     return TuningData(load_train(project.split), load_validation(project.split), black)
+
+
+def count_weights(model: ModelParams) -> int:
+    """Return how many weights the model's network has, without training it."""
+    try:
+        return build_network(model.architecture).count_params()
+    finally:
+        keras.utils.clear_session(free_memory=True)
 
 
 def score(model: ModelParams, data: TuningData, report: Callable[[Epoch], bool], *, seed: int, device: Device) -> Score:

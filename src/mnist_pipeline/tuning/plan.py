@@ -5,19 +5,20 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.files import file_digest, require
 from mnist_pipeline.params import ModelParams, Params
 from mnist_pipeline.project import Project
+from mnist_pipeline.tuning.goal import Goal, find_goal
 from mnist_pipeline.tuning.space import Space, apply, fixed_values, space_of
 
-OBJECTIVE = "validation_accuracy"
-"""What is maximized: the accuracy on the validation split in the best epoch."""
 SUBSETS = ("train", "validation")
 """The data that a study reads. The test split is not for choosing."""
 EPOCHS = "training.epochs"
+MONITOR = "training.monitor"
+"""The parameter that says which validation number chooses the best epoch: that of the goal, in every trial."""
 SPACE = "space."
 """Prefix of the ranges in a definition."""
 
@@ -31,15 +32,21 @@ class Plan:
     name: str
     """Of the model."""
     model: ModelParams
-    """Its current parameters, with the study's number of epochs."""
+    """Its current parameters, with the study's number of epochs and choice of the best one."""
     space: Space
     """What varies."""
+    goal: Goal
+    """What is good."""
+    max_parameters: int | None
+    """The most weights that a network may have; None is no limit."""
     study: str
     """Name of the study."""
     trials: int
-    """How many must end complete or pruned."""
+    """How many must end complete, pruned or found too large."""
+    timeout: str | None
+    """How long trials may start, as the user wrote it; None is for ever."""
     until: float | None
-    """No trial starts after this (seconds since 1970)."""
+    """So no trial starts after this (seconds since 1970)."""
 
     @property
     def file(self) -> Path:
@@ -51,6 +58,29 @@ class Plan:
         """Whether no further trial may start."""
         return self.until is not None and time.time() >= self.until
 
+    @property
+    def budget(self) -> str:
+        """What the study may cost, in words."""
+        limits = [f"{self.trials} trials", f"{self.model.training.epochs} epochs each at most"]
+        return ", ".join([*limits, f"{self.timeout} at most"] if self.timeout else limits)
+
+    @property
+    def pruner(self) -> Literal["percentile", "hyperband", "none"]:
+        """Which trials stop early: none where two values decide, because accuracy alone says little then."""
+        return "none" if self.goal.small else self.params.tune.pruner
+
+    def check_adoptable(self) -> None:
+        """Check that the study will have one best trial, which can be adopted without being asked for.
+
+        Raises:
+            UserError: it will have a Pareto front.
+        """
+        if self.goal.small:
+            raise UserError(
+                f"--adopt cannot choose from the Pareto front of --objective {self.goal.name}: leave it out, look at "
+                f"`mnist study show {self.study}`, and choose with `mnist adopt {self.study} --trial N`."
+            )
+
     def definition(self) -> dict[str, Any]:
         """Return what makes this study this one and not another, as flat JSON.
 
@@ -59,7 +89,8 @@ class Plan:
         data = {subset: require(self.project.split / f"{subset}.npz", "mnist split") for subset in SUBSETS}
         return {
             "model": self.name,
-            "objective": OBJECTIVE,
+            "objective": self.goal.name,
+            "max_parameters": self.max_parameters or "none",
             "seed": self.params.seed,
             **{f"data.{subset}": file_digest(file) for subset, file in data.items()},
             **fixed_values(self.space, self.model),
@@ -80,6 +111,8 @@ def make_plan(
     timeout: str | None = None,
     study: str | None = None,
     epochs: int | None = None,
+    objective: str = "accuracy",
+    max_parameters: int | None = None,
 ) -> Plan:
     """Check what the user asked for.
 
@@ -87,30 +120,35 @@ def make_plan(
         project: whose data and store.
         params: all of `params.yaml`.
         name: of the model.
-        trials: how many must end complete or pruned, those of earlier sessions included.
+        trials: how many must end complete, pruned or found too large, those of earlier sessions included.
         timeout: how long trials may start, such as `30m`; None is for ever.
         study: its name; the model's if None.
         epochs: of each trial; the model's own if None.
+        objective: the name of a goal.
+        max_parameters: the most weights that a network may have.
 
     Raises:
-        UserError: the space, the name, the time or the epochs cannot be used.
-
+        UserError: the space, the name, the time, the epochs or the objective cannot be used.
     """
-    space = space_of(params, name)
+    space, goal = space_of(params, name), find_goal(objective)
     study = study or name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", study):
         raise UserError(f"--study {study!r} cannot name a file: use letters, digits, - and _, 61 characters at most.")
     if epochs and EPOCHS in space:
         raise UserError(f"--epochs and tune.space.{name}.{EPOCHS} exclude each other: leave one out.")
-    model = params.model(name)
+    if MONITOR in space:
+        raise UserError(f"tune.space.{name}.{MONITOR} cannot vary: --objective says which number decides.")
     return Plan(
         project=project,
         params=params,
         name=name,
-        model=apply(model, {EPOCHS: epochs}) if epochs else model,
+        model=apply(params.model(name), {MONITOR: goal.number, **({EPOCHS: epochs} if epochs else {})}),
         space=space,
+        goal=goal,
+        max_parameters=max_parameters,
         study=study,
         trials=trials,
+        timeout=timeout,
         until=time.time() + parse_duration(timeout) if timeout else None,
     )
 
@@ -120,7 +158,6 @@ def parse_duration(text: str) -> float:
 
     Raises:
         UserError: it is none of these, or zero.
-
     """
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)

@@ -66,10 +66,18 @@ class _Pool:
         self._deaths = 0
 
     def start(self, worker: int) -> None:
-        """Start a worker, in a spawned process: TensorFlow does not survive a fork."""
+        """Start a worker, in a spawned process: TensorFlow does not survive a fork.
+
+        It ignores Ctrl+C, which reaches all processes of a terminal, from its first moment on: what one ignores, those
+        one starts ignore, too. Only this process acts on it, by terminating its workers.
+        """
         arguments = (self._plan, worker, self._record.run_id, self._threads)
         process = multiprocessing.get_context("spawn").Process(target=self._target, args=arguments, daemon=True)
-        process.start()
+        acting = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, acting)
         self.alive[worker] = process
 
     def wait(self) -> list[tuple[int, int]]:
@@ -118,8 +126,7 @@ class _Pool:
 
 
 def work(plan: Plan, worker: int, run_id: str, threads: int) -> None:
-    """Be a worker. Ctrl+C reaches all processes of a terminal: here only the parent acts on it, by terminating us."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Be a worker."""
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     with quiet_native_logs():

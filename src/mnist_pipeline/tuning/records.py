@@ -6,6 +6,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mnist_pipeline.tracking.studies import TrialEnd
+from mnist_pipeline.tuning.outcome import outcome_of
 from mnist_pipeline.tuning.space import Space
 from mnist_pipeline.tuning.study import decode
 
@@ -31,6 +32,7 @@ def trial_end(trial: FrozenTrial, space: Space) -> TrialEnd:
     return TrialEnd(
         number=trial.number,
         status=STATUS[trial.state],
+        outcome=outcome_of(trial),
         values=decode(space, trial.params),
         metrics={key.removeprefix(RESULT): value for key, value in attributes.items() if key.startswith(RESULT)},
         error=attributes.get("error", mishap) if trial.state is TrialState.FAIL else None,

@@ -3,13 +3,14 @@
 Optuna's journal is the truth; `mnist_pipeline.tracking.studies` shows it in MLflow. Trials carry user attributes:
 `worker` (who runs it), `origin` (`current parameters` for the first), `mishap` (why it did not end by itself),
 `retry_of` (the trial whose parameters it tries again), `attempt` (from 1), `error` (why it failed) and `result.*`.
+A trial whose network is too large has the constraint `weights` above 0 and is PRUNED without having been trained.
 """
 
 import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,8 @@ from pydantic import TypeAdapter
 
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import Choice, FloatRange, IntRange, SearchSpace
-from mnist_pipeline.tuning.plan import SPACE
+from mnist_pipeline.tuning.goal import find_goal
+from mnist_pipeline.tuning.plan import SPACE, Plan
 from mnist_pipeline.tuning.space import Space, Values
 
 ATTEMPTS = 3
@@ -77,9 +79,12 @@ def load_study(file: Path) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if file.exists():
-            return optuna.load_study(study_name=file.stem, storage=_storage(file))
-    except KeyError:  # its process was killed before it wrote the study into the file
+            study = optuna.load_study(study_name=file.stem, storage=_storage(file))
+            if "definition" in study.user_attrs:
+                return study
+    except KeyError:
         pass
+    # Without a study or without its definition, whoever wanted to create it was killed at once.
     known = ", ".join(sorted(other.stem for other in file.parent.glob("*.log"))) or "none yet"
     raise UserError(f"There is no study {file.stem} in {file.parent}: choose one of those there ({known}).")
 
@@ -98,9 +103,7 @@ def create_or_resume(file: Path, definition: Mapping[str, Any], first: Values) -
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with journal_lock(file):
         cut_torn_tail(file)
-        study = optuna.create_study(
-            study_name=file.stem, storage=_storage(file), direction="maximize", load_if_exists=True
-        )
+        study = _create_or_load(file, find_goal(definition["objective"]).directions)
         # In this order, so that a process killed between two of the steps leaves what the next one can finish.
         if "definition" not in study.user_attrs:
             study.set_user_attr("id", uuid.uuid4().hex)
@@ -109,6 +112,17 @@ def create_or_resume(file: Path, definition: Mapping[str, Any], first: Values) -
         if not study.get_trials(deepcopy=False):
             study.enqueue_trial(encode(first), user_attrs={"origin": CURRENT, "attempt": 1})
     return study
+
+
+def _create_or_load(file: Path, directions: Sequence[Literal["maximize", "minimize"]]) -> optuna.Study:
+    """Return the study of a journal, with these directions unless it has been defined with others."""
+    storage = _storage(file)
+    study = optuna.create_study(study_name=file.stem, storage=storage, directions=directions, load_if_exists=True)
+    if "definition" in study.user_attrs or [way.name.lower() for way in study.directions] == list(directions):
+        return study
+    # Killed before it had a definition, and now started with another objective.
+    optuna.delete_study(study_name=file.stem, storage=storage)
+    return optuna.create_study(study_name=file.stem, storage=storage, directions=directions)
 
 
 def space_of_study(study: optuna.Study) -> Space:
@@ -137,33 +151,31 @@ def cut_torn_tail(file: Path) -> None:
             journal.truncate(end)
 
 
-def claim(study: optuna.Study, file: Path, space: Space, *, trials: int, seed: int, worker: int) -> Trial | None:
-    """Start the next trial, or return None when the study has all that were asked for.
+def claim(study: optuna.Study, plan: Plan, worker: int) -> Trial | None:
+    """Start the next trial, or return None when the study has all that were asked for or the time is up.
 
     While the last ones run in other workers it waits: if one of them fails, its slot is free again.
 
     Args:
-        study: opened in this process.
-        file: its journal.
-        space: what may vary.
-        trials: how many must end complete or pruned.
-        seed: of the study.
+        study: of the plan, opened in this process.
+        plan: how many trials, of what, until when.
         worker: who asks, from 0.
     """
-    while True:
-        with journal_lock(file):
+    while not plan.is_time_up:
+        with journal_lock(plan.file):
             known = study.get_trials(deepcopy=False)
             states = Counter(trial.state for trial in known)
             done = sum(states[state] for state in DONE)
-            if done >= trials:
+            if done >= plan.trials:
                 return None
-            if done + states[TrialState.RUNNING] < trials:
-                study.sampler = _sampler(known, seed, worker)
+            if done + states[TrialState.RUNNING] < plan.trials:
+                study.sampler = _sampler(known, plan.params.seed, worker)
                 # All parameters in every trial: conditional ones would be sampled independently of the others.
-                trial = study.ask({path: _distribution(values) for path, values in space.items()})
+                trial = study.ask({path: _distribution(values) for path, values in plan.space.items()})
                 trial.set_user_attr("worker", worker)
                 return trial
         time.sleep(POLL_SECONDS)
+    return None
 
 
 def mend(study: optuna.Study, file: Path, worker: int | None = None, *, mishap: Mishap = "killed") -> None:
