@@ -22,7 +22,7 @@ from mnist_pipeline.tracking.contents import DIFF, DIFF_DIGEST, PARAMS, TRACE
 from mnist_pipeline.tracking.inputs import Trace, parameters_in
 from mnist_pipeline.tracking.model_folder import MODEL_FILE
 from mnist_pipeline.tracking.registry import MODEL
-from mnist_pipeline.tracking.runs import MODEL_DIGEST
+from mnist_pipeline.tracking.runs import MODEL_DIGEST, find_run_by_digest
 from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from rich.tree import Tree
 
+WIDTH = 400
+"""Characters: no line is cut, so that hashes can be copied."""
 STYLES: Mapping[State, str] = {"verified": "green", "changed": "red", "missing": "yellow"}
 
 
@@ -62,7 +64,7 @@ def show(project: Project, reference: str) -> bool:
     node = tree
     for link in links[1:]:
         node = node.add(_node(link))
-    console().print(tree, no_wrap=True, overflow="ignore", crop=False)
+    console().print(tree, width=WIDTH, crop=False)
     return all(link.is_verified for link in links)
 
 
@@ -72,6 +74,8 @@ def chain(project: Project, reference: str) -> list[Link]:
     version = _version(client, reference) if reference.startswith("models:") else None
     run_id = (version.run_id or "") if version else reference
     run = _run(client, run_id)
+    if run is None and version:  # a run that was deleted, and restored under another id
+        run = find_run_by_digest(client, version.tags.get(MODEL_DIGEST, ""))
     if run is None and version is None:
         raise UserError(
             f"The store has no run {reference}: give a run's id, models:/{MODEL}@champion or models:/{MODEL}/3."

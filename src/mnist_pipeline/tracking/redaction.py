@@ -13,7 +13,7 @@ _USER = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _QUERY = re.compile(
-    r"""(?P<name>[?&;][^\s=&;'"<>{}]*(?:token|key|secret|passw|pwd|sig|credential|auth|sas)[^\s=&;'"<>{}]*=)
+    r"""(?P<name>[?&;#][^\s=&;'"<>{}]*(?:token|key|secret|passw|pwd|sig|credential|auth|sas)[^\s=&;'"<>{}]*=)
         [^\s&;'"<>{}]+
     """,
     re.IGNORECASE | re.VERBOSE,

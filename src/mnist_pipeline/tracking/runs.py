@@ -164,17 +164,22 @@ def _epoch_metrics(epoch: Epoch) -> "list[Metric]":
 
 
 def find_run(client: "MlflowClient", model_file: Path, key: str = "") -> "Run | None":
-    """Return the newest run whose training made exactly this model file; None if the store has none.
+    """Return the newest run whose training made exactly this model file; see `find_run_by_digest`."""
+    return find_run_by_digest(client, file_digest(model_file), key)
+
+
+def find_run_by_digest(client: "MlflowClient", digest: str, key: str = "") -> "Run | None":
+    """Return the newest run whose training made a certain model file; None if the store has none.
 
     Args:
         client: of an open store.
-        model_file: no two trainings write the same one, because Keras puts the time into it.
+        digest: MD5 of the model file. No two trainings write the same one, because Keras puts the time into it.
         key: of the stage's inputs, if known: a run of other inputs does not count, as after `dvc commit`.
     """
     experiment = client.get_experiment_by_name(experiment_name())
     runs = client.search_runs(
         [experiment.experiment_id] if experiment else [],
-        filter_string=f"tags.{MODEL_DIGEST} = '{file_digest(model_file)}'",
+        filter_string=f"tags.{MODEL_DIGEST} = '{digest}'",
         order_by=["attributes.start_time DESC"],
     )
     return next((run for run in runs if not key or run.data.tags.get("inputs_key", key) == key), None)

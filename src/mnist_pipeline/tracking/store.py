@@ -46,7 +46,6 @@ def open_store(project: Project) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars of a tenth of a second
     import mlflow
     from filelock import FileLock
-    from mlflow.exceptions import MlflowException
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -63,8 +62,8 @@ def open_store(project: Project) -> "MlflowClient":
                 (tuning_experiment_name(), _TUNING_DESCRIPTION),
             ):
                 _ensure_experiment(project, client, name, description, local=not uri.startswith("http"))
-    except (MlflowException, OSError) as error:
-        reason = redact(str(error).splitlines()[0])
+    except Exception as error:  # a driver, a server and a file system each have their own
+        reason = redact(str(error).partition("\n")[0])
         raise UserError(
             f"The MLflow store {public_uri(uri)} cannot be used ({reason}): check MLFLOW_TRACKING_URI, or unset it to "
             "use mlflow.db in the project's folder."
