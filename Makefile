@@ -27,6 +27,7 @@ install: $(RUN) ## Create .venv with the pinned environment (the targets below d
 
 run: scm ## Run the whole pipeline, then show the trained models and what to type next
 	@$(ACTIVE) dvc repro
+	@$(ACTIVE) mnist sync
 	@$(ACTIVE) mnist summary
 
 test: $(DEV) scm ## Run the test suite; ARGS="-k data" is handed to pytest

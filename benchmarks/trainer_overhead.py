@@ -239,29 +239,27 @@ def measure_tracking(bench: Bench, result: "TrainingResult") -> dict[str, float]
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         project = Elsewhere(root=bench.project.root, home=Path(folder))
         once = _open_new_store(project)
-        model, metrics = _finished(bench, result), summarize(result)
-        _write(project.model(bench.name), model, result, metrics)
-        return {"once_per_store": once, **_track(bench, project, result, model, metrics)}
+        metrics = summarize(result)
+        _write(project.model(bench.name), _finished(bench, result), result, metrics)
+        return {"once_per_store": once, **_track(bench, project, result, metrics)}
 
 
-def _track(
-    bench: Bench, project: Project, result: "TrainingResult", model: Any, metrics: dict[str, float]
-) -> dict[str, float]:
+def _track(bench: Bench, project: Project, result: "TrainingResult", metrics: dict[str, float]) -> dict[str, float]:
     """Log what `stages.train` logs; the epochs just trained over again, until there are as many as the model has."""
     from mnist_pipeline.tracking.preview import contact_sheet
     from mnist_pipeline.tracking.runs import training_run
 
-    ours, subsets = bench.model, {"train": bench.train_data, "validation": bench.validation}
+    ours = bench.model
     started = time.perf_counter()
-    with training_run(project, bench.params, bench.name, subsets, tags=bench.device.tags()) as run:
+    with training_run(project, bench.params, bench.name, tags=bench.device.tags()) as run:
         if not ours.augmentation.is_off:
             sheet = contact_sheet(bench.name, ours, bench.train_data, seed=bench.params.seed, black=bench.black)
             run.log_figure(sheet, "augmentation.png")
         opened = time.perf_counter()
         for number in range(1, ours.training.epochs + 1):
-            run.log_epoch(_numbered(result, number))
+            run.log_epochs(_numbered(result, number))
         logged = time.perf_counter()
-        run.log_result(model, metrics)
+        run.log_result(metrics)
     ended = time.perf_counter()
     return {
         "start_of_run": opened - started,

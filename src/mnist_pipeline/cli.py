@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Never
@@ -50,10 +51,14 @@ def run_command(application: Callable[[], object]) -> None:
         application()
     except UserError as error:
         _refuse(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        _refuse(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.")
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            _refuse(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.")
+        from mnist_pipeline.tracking.redaction import redact
+
+        # A bug, with its traceback; but what libraries say of an address may have a password in it.
+        sys.stderr.write(redact(traceback.format_exc()))
+        sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:
             warn("Interrupted.")
@@ -127,6 +132,40 @@ def register() -> None:
     from mnist_pipeline.stages import register as stage
 
     stage.run(project, params)
+
+
+@app.command(rich_help_panel=EXPERIMENTS)
+def sync() -> None:
+    """Give each model in `models/` its MLflow run, wherever DVC restored the files or the store was lost."""
+    from mnist_pipeline.console import say
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tracking.settled import is_settled, settle
+
+    if not is_settled(project := find_project()):
+        from mnist_pipeline.tracking.sync import sync as run
+
+        project, params = _open()
+        synced = run(project, params)
+        for line in synced.lines():
+            say(line)
+        if synced.champion_missing:
+            from mnist_pipeline.stages import register as stage
+
+            stage.run(project, params)
+        settle(project)
+    say("MLflow agrees with the workspace.")
+
+
+@app.command(rich_help_panel=EXPERIMENTS)
+def lineage(
+    reference: Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")],
+) -> None:
+    """Print where a run or a registered model comes from, each link recomputed; exit status 3 if one is broken."""
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.tracking.chain import show
+
+    if not show(find_project(), reference):
+        raise typer.Exit(3)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)

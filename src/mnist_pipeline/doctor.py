@@ -92,7 +92,8 @@ def _git(project: Project) -> str:
 
 
 def _store(project: Project) -> str:
-    from mnist_pipeline.tracking.store import open_store, public_uri, tracking_uri
+    from mnist_pipeline.tracking.redaction import public_uri
+    from mnist_pipeline.tracking.store import open_store, tracking_uri
 
     open_store(project)
     return public_uri(tracking_uri(project))

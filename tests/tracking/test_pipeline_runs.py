@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.files import file_digest, read_json, write_json
 from mnist_pipeline.params import Params, load_params
@@ -22,11 +21,6 @@ from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.runs import find_run, training_run
 from mnist_pipeline.tracking.store import open_store
 from small_project import draw_digits, make_project
-
-
-@pytest.fixture
-def subsets(project: Project) -> dict[str, Any]:
-    return {"train": load_train(project.split), "validation": load_validation(project.split)}
 
 
 @pytest.fixture(scope="module")
@@ -221,11 +215,9 @@ def test_nothing_but_evaluate_opens_the_test_split(project: Project, params: Par
     register.run(project, params.model_copy(update={"train": ("mlp",)}))
 
 
-def test_a_failing_run_is_failed_and_an_interrupted_one_killed(
-    project: Project, params: Params, subsets: dict[str, Any]
-) -> None:
+def test_a_failing_run_is_failed_and_an_interrupted_one_killed(project: Project, params: Params) -> None:
     def interrupt_by(error: BaseException) -> str:
-        with pytest.raises(type(error)), training_run(project, params, "mlp", subsets, tags={}) as run:
+        with pytest.raises(type(error)), training_run(project, params, "mlp", tags={}) as run:
             raise error
         return open_store(project).get_run(run.run_id).info.status
 
@@ -233,16 +225,14 @@ def test_a_failing_run_is_failed_and_an_interrupted_one_killed(
     assert interrupt_by(KeyboardInterrupt()) == "KILLED"
 
 
-def test_a_run_whose_process_was_killed_does_not_stay_running(
-    project: Project, params: Params, subsets: dict[str, Any]
-) -> None:
+def test_a_run_whose_process_was_killed_does_not_stay_running(project: Project, params: Params) -> None:
     client = open_store(project)
-    with training_run(project, params, "mlp", subsets, tags={}) as run:
+    with training_run(project, params, "mlp", tags={}) as run:
         pass
     # What kill -9 leaves behind: a run that says RUNNING, of a process that is no more.
     client.set_tag(run.run_id, "process", "999999999 1.00")
     client.update_run(run.run_id, status="RUNNING")
-    with training_run(project, params, "cnn", subsets, tags={}) as other:
+    with training_run(project, params, "cnn", tags={}) as other:
         assert client.get_run(run.run_id).info.status == "KILLED"
         assert client.get_run(other.run_id).info.status == "RUNNING"
 

@@ -4,14 +4,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mnist_pipeline.console import say
-from mnist_pipeline.data.dataset import load_test, load_train, load_validation
+from mnist_pipeline.data.dataset import load_test
 from mnist_pipeline.evaluation.evaluate import write_report
-from mnist_pipeline.files import file_digest, read_json, require, write_json
+from mnist_pipeline.files import file_digest, require, write_json
 from mnist_pipeline.models.preprocessing import load_model, network_of
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.contents import log_evaluation
-from mnist_pipeline.tracking.runs import find_or_restore_run
+from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.sync import run_of
 
 if TYPE_CHECKING:
     import keras
@@ -25,9 +26,7 @@ def run(project: Project, params: Params, name: str) -> None:
     Raises:
         UserError: the model or the test split is missing.
     """
-    train_command = f"mnist train {name}"
-    model_file = require(project.model_file(name), train_command)
-    metrics = read_json(project.model(name) / "metrics.json", train_command)
+    model_file = require(project.model_file(name), f"mnist train {name}")
     test = load_test(project.split)
     model = load_model(model_file)
     report = asdict(
@@ -37,9 +36,8 @@ def run(project: Project, params: Params, name: str) -> None:
         project.model(name) / "evaluation.json",
         {"model_md5": file_digest(model_file), **{f"test_{key}": report[key] for key in HEADLINE}},
     )
-    subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
-    run_id = find_or_restore_run(project, params, name, model, subsets, metrics)
-    log_evaluation(project, name, run_id, report, test)
+    run_id = run_of(project, params, name)
+    log_evaluation(open_store(project), project, name, run_id, file_digest(project.split / "test.npz"))
     say(
         f"{name}: test accuracy {report['accuracy']:.2%} (95 % interval {report['accuracy_low']:.2%} to "
         f"{report['accuracy_high']:.2%}), figures in {project.report(name).relative_to(project.root)}/figures"

@@ -7,19 +7,16 @@ from typing import Any
 import numpy as np
 
 from mnist_pipeline.console import say
-from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.evaluation.comparison import RULE
 from mnist_pipeline.evaluation.model_card import (
     MODEL_CARD,
-    TEST_REPORT,
     CardFacts,
     count_predictions,
     description,
     model_card,
 )
 from mnist_pipeline.files import file_digest, read_json, require, write_json
-from mnist_pipeline.models.preprocessing import load_model
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 from mnist_pipeline.stages.contest import Decision, decide, known_decision, log_trained_on
@@ -33,7 +30,7 @@ from mnist_pipeline.tracking.registry import (
     Version,
     open_registry,
 )
-from mnist_pipeline.tracking.runs import find_or_restore_run, find_run
+from mnist_pipeline.tracking.sync import run_of, sync
 
 
 def run(project: Project, params: Params) -> None:
@@ -51,6 +48,7 @@ def run(project: Project, params: Params) -> None:
         _register(project, params, registry, results)
     name = choose(results)
     write_json(project.champion, {"model": name, **results[name]})
+    sync(project, params)  # DVC may have taken the other models from its cache, without a word to MLflow
 
 
 def read_results(project: Project, name: str) -> dict[str, Any]:
@@ -106,13 +104,11 @@ def _without_rolled_back(registry: Registry, digests: Mapping[str, str]) -> list
 
 def _add(project: Project, params: Params, registry: Registry, name: str, results: Mapping[str, Any]) -> Version:
     """Register a model with its card, as nobody's champion yet."""
-    source = registry.source(_run_of(project, params, registry, name, results))
+    source = registry.source(run_of(project, params, name))
     data = _training_data(project, name, source)
     facts = _card_facts(project, params, name, source, results, data)
     card = model_card(facts)
     registry.client.log_text(source.run_id, card, MODEL_CARD)
-    if not registry.client.list_artifacts(source.run_id, TEST_REPORT):  # of a run that was just rebuilt
-        registry.client.log_artifacts(source.run_id, str(project.report(name)), TEST_REPORT)
     log_trained_on(project, registry, source.run_id)
     artifacts = f"#/experiments/{source.experiment_id}/runs/{source.run_id}/artifacts"
     return registry.add(
@@ -127,15 +123,6 @@ def _add(project: Project, params: Params, registry: Registry, name: str, result
             **{key: str(results[key]) for key in ("validation_accuracy", "validation_loss", "test_accuracy")},
         },
     )
-
-
-def _run_of(project: Project, params: Params, registry: Registry, name: str, metrics: Mapping[str, Any]) -> str:
-    """Return the id of the run that made the model; loads Keras only where the run has to be rebuilt."""
-    if found := find_run(registry.client, project.model_file(name)):
-        return found.info.run_id
-    model = load_model(project.model_file(name))
-    subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
-    return find_or_restore_run(project, params, name, model, subsets, metrics)
 
 
 def _training_data(project: Project, name: str, run: Source) -> dict[str, str]:

@@ -34,7 +34,7 @@ def run(project: Project, params: Params, name: str) -> None:
     subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
     checkpoint = find_checkpoint(project, params, name, device)
     resume, earlier = checkpoint.previous_run()
-    with training_run(project, params, name, subsets, tags=device.tags(), resume=resume) as run:
+    with training_run(project, params, name, tags=device.tags(), resume=resume) as run:
         run.log_epochs(*earlier)  # a kill may have kept the last one from the store
         say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
         if not model_params.augmentation.is_off:

@@ -1,36 +1,93 @@
-"""What goes into the run of a trained model: parameters, data sets, the model, the test report."""
+"""What goes into the run of a trained model: its origin, data sets, the model, the test report."""
 
+import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.files import known_digest
+import numpy as np
+
+from mnist_pipeline.data.dataset import train_file, validation_file
+from mnist_pipeline.files import known_digest, read_json
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.lineage import code_diff
+from mnist_pipeline.tracking.inputs import Trace, present_inputs, read_lock, trace, train_stage, tree_digest
+from mnist_pipeline.tracking.lineage import NO_COMMIT, UNKNOWN, code_diff, lineage_tags
 from mnist_pipeline.tracking.model_folder import write_model_folder
+from mnist_pipeline.tracking.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Dataset, Metric
 
+DIFF = "uncommitted.diff"
+"""Artifact: what the sources differed by from the commit, as a patch."""
+DIFF_DIGEST = "git_diff_md5"
+"""Tag: MD5 of the patch."""
+TRACE = "lineage.json"
+"""Artifact: a `Trace`."""
+PARAMS = "params.yaml"
+"""Artifact: all parameters."""
+REPORT_DIGEST = "test_report_md5"
+"""Tag that joins a run to the test report that it holds, by content."""
 
-def log_inputs(
-    client: "MlflowClient", project: Project, params: Params, name: str, run_id: str, subsets: Mapping[str, Subset]
-) -> None:
-    """Log what the training starts from: parameters, uncommitted changes, data."""
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training starts from."""
+
+    params: Params
+    params_text: str
+    """The same as YAML."""
+    tags: Mapping[str, str]
+    """Of code, environment and machine."""
+    diff: str
+    """What is uncommitted, as a patch."""
+    trace: Trace | None
+    """The stage's inputs; None if they are not known."""
+
+
+def present_origin(project: Project, params: Params, name: str) -> Origin:
+    """Return what a training that starts now starts from."""
+    inputs = present_inputs(project, train_stage(name))
+    text = project.params.read_text(encoding="utf-8")
+    history = trace(project, read_lock(project), inputs) if inputs else None
+    return Origin(params, text, lineage_tags(project), code_diff(project.root), history)
+
+
+def origin_tags(origin: Origin) -> dict[str, str]:
+    """Return all tags that follow from an origin."""
+    digest = hashlib.md5(origin.diff.encode(), usedforsecurity=False).hexdigest()
+    return {
+        **origin.tags,
+        **(origin.trace.tags() if origin.trace else {}),
+        **({DIFF_DIGEST: digest} if origin.diff else {}),
+    }
+
+
+def log_origin(client: "MlflowClient", project: Project, name: str, run_id: str, origin: Origin) -> None:
+    """Log what the training starts from: parameters, uncommitted changes, inputs, data sets."""
     from mlflow.entities import Param
 
-    used = flatten(_used_params(params, name))
+    used = flatten(_used_params(origin.params, name))
     client.log_batch(run_id, params=[Param(key, str(value)) for key, value in used.items()])
-    client.log_artifact(run_id, str(project.params))
-    if diff := code_diff(project.root):
-        client.log_text(run_id, diff, "uncommitted.diff")
-    log_datasets(client, project, run_id, subsets, context="training")
+    client.log_text(run_id, redact(origin.params_text), PARAMS)
+    if origin.diff:
+        client.log_text(run_id, origin.diff, DIFF)
+    if origin.trace:
+        client.log_text(run_id, origin.trace.to_json(), TRACE)
+    log_split(client, project, run_id, origin.trace, context="training")
+
+
+def log_split(client: "MlflowClient", project: Project, run_id: str, origin: Trace | None, *, context: str) -> None:
+    """Log the train and validation splits as a run's inputs, by DVC's hashes of them."""
+    known = origin.data if origin else {}
+    datasets = [_dataset(project, path, known) for path in (train_file(project.split), validation_file(project.split))]
+    _log_datasets(client, run_id, datasets, context=context)
 
 
 def log_model(
@@ -53,16 +110,29 @@ def log_model(
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
 
 
-def log_evaluation(project: Project, name: str, run_id: str, metrics: Mapping[str, Any], test: Subset) -> None:
-    """Add the test report to the run of the training and to its logged model."""
-    from mlflow import MlflowClient
+def log_evaluation(client: "MlflowClient", project: Project, name: str, run_id: str, test_digest: str) -> None:
+    """Add the test report in `reports/<name>` to the run of the training and to its logged model.
 
-    client = MlflowClient()
-    dataset = log_datasets(client, project, run_id, {"test": test}, context="evaluation")["test"]
-    flat = {f"test_{key}": float(value) for key, value in flatten(metrics).items()}
-    model_id = logged_model_id(run_id)
-    client.log_batch(run_id, metrics=as_metrics(flat, step=0, model_id=model_id, dataset=dataset))
+    Args:
+        client: of an open store.
+        project: whose report.
+        name: of the model.
+        run_id: of its training.
+        test_digest: DVC's hash of the test split.
+    """
+    report = read_json(project.report(name) / "metrics.json", f"mnist evaluate {name}")
+    path = project.split / "test.npz"
+    dataset = _describe_dataset(project, path, test_digest, report["images"])
+    _log_datasets(client, run_id, [dataset], context="evaluation")
+    flat = {f"test_{key}": float(value) for key, value in flatten(report).items()}
+    client.log_batch(run_id, metrics=as_metrics(flat, step=0, model_id=logged_model_id(run_id), dataset=dataset))
     client.log_artifacts(run_id, str(project.report(name)), "test_report")
+    client.set_tag(run_id, REPORT_DIGEST, report_digest(project, name))
+
+
+def report_digest(project: Project, name: str) -> str:
+    """Return what identifies the content of a test report."""
+    return tree_digest(project.report(name))
 
 
 def logged_model_id(run_id: str) -> str:
@@ -88,36 +158,41 @@ def as_metrics(
     return [Metric(key, value, now, step, **about) for key, value in values.items()]
 
 
-def log_datasets(
-    client: "MlflowClient", project: Project, run_id: str, subsets: Mapping[str, Subset], *, context: str
-) -> "dict[str, Dataset]":
-    """Log the subsets as the run's inputs, each with DVC's hash of its file as the digest."""
+def _log_datasets(client: "MlflowClient", run_id: str, datasets: "list[Dataset]", *, context: str) -> None:
+    """Log data sets as the run's inputs."""
     from mlflow.entities import DatasetInput, InputTag
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-    datasets = {name: _dataset(project, name, subset) for name, subset in subsets.items()}
     tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)]
-    client.log_inputs(run_id, [DatasetInput(dataset, tags) for dataset in datasets.values()])
-    return datasets
+    client.log_inputs(run_id, [DatasetInput(dataset, tags) for dataset in datasets])
 
 
-def _dataset(project: Project, name: str, subset: Subset) -> "Dataset":
-    """Describe one subset as MLflow's own numpy data set does, without its hash of all arrays."""
+def _dataset(project: Project, path: Path, known: Mapping[str, str]) -> "Dataset":
+    """Describe a file of the split by DVC's hash of it; also one that is not checked out, if its hash is known."""
+    digest = known.get(path.relative_to(project.root).as_posix()) or known_digest(path)
+    images = None
+    if path.is_file() and known_digest(path) == digest:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = len(arrays["labels"])
+    return _describe_dataset(project, path, digest, images)
+
+
+def _describe_dataset(project: Project, path: Path, digest: str, images: int | None) -> "Dataset":
+    """Describe a file of the split as MLflow's own numpy data set does, but without hashing and counting its arrays."""
     from mlflow.entities import Dataset
 
-    path = project.split / f"{name}.npz"
     tensors = {"features": ("float32", [-1, 28, 28]), "targets": ("uint8", [-1])}
     schema = {
         role: json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": shape}}])
         for role, (dtype, shape) in tensors.items()
     }
     return Dataset(
-        name=f"mnist-{name}",
-        digest=known_digest(path),
+        name=f"mnist-{path.stem}",
+        digest=digest,
         source_type="local",
-        source=json.dumps({"uri": str(path.relative_to(project.root))}),
+        source=json.dumps({"uri": path.relative_to(project.root).as_posix()}),
         schema=json.dumps({"mlflow_tensorspec": schema}),
-        profile=json.dumps({"features_shape": [len(subset), 28, 28], "targets_shape": [len(subset)]}),
+        profile=json.dumps({"features_shape": [images, 28, 28], "targets_shape": [images]} if images else {}),
     )
 
 
@@ -145,7 +220,7 @@ def describe(params: Params, name: str) -> str:
 def run_name(name: str, tags: Mapping[str, str]) -> str:
     """Return a name that tells two runs of one model apart: the DVC experiment, or the commit."""
     commit = tags["git_commit"]
-    short = commit if commit == "no commit" else commit[:7]
+    short = commit if commit in (NO_COMMIT, UNKNOWN) else commit[:7]
     dirty = "-dirty" if tags.get("git_dirty") == "true" else ""
     return f"{name} {tags.get('dvc_experiment') or short + dirty}"
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 REQUIREMENTS = ("mlflow", "tensorflow", "keras", "numpy")
 """What whoever loads the model needs."""
+MODEL_FILE = "data/model.keras"
+"""Where in the folder Keras' file is."""
 
 
 def write_model_folder(folder: Path, model_file: Path, *, model_id: str, run_id: str) -> None:
@@ -24,7 +26,7 @@ def write_model_folder(folder: Path, model_file: Path, *, model_id: str, run_id:
 
     data = folder / "data"
     data.mkdir()
-    shutil.copyfile(model_file, data / "model.keras")
+    shutil.copyfile(model_file, folder / MODEL_FILE)
     (data / "keras_module.txt").write_text("keras", encoding="utf-8")
     model = Model(
         run_id=run_id,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mnist_pipeline.console import warn
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.runs import MODEL_DIGEST, logged_model_id
+from mnist_pipeline.tracking.contents import logged_model_id
+from mnist_pipeline.tracking.runs import MODEL_DIGEST
 from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:

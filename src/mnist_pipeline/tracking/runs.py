@@ -9,19 +9,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_pipeline.data.dataset import Subset
 from mnist_pipeline.files import file_digest
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.contents import as_metrics, describe, log_inputs, log_model, run_name
-from mnist_pipeline.tracking.contents import logged_model_id as logged_model_id
-from mnist_pipeline.tracking.lineage import lineage_tags
+from mnist_pipeline.tracking.contents import (
+    Origin,
+    as_metrics,
+    describe,
+    log_model,
+    log_origin,
+    origin_tags,
+    present_origin,
+    run_name,
+)
 from mnist_pipeline.tracking.links import link_to_winner
 from mnist_pipeline.tracking.store import experiment_name, open_store
-from mnist_pipeline.training.history import Epoch, read_history
+from mnist_pipeline.training.history import Epoch
 
 if TYPE_CHECKING:
-    import keras
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
@@ -74,38 +79,61 @@ class TrainingRun:
 
 @contextmanager
 def training_run(
-    project: Project,
-    params: Params,
-    name: str,
-    subsets: Mapping[str, Subset],
-    *,
-    tags: Mapping[str, str],
-    resume: str = "",
+    project: Project, params: Params, name: str, *, tags: Mapping[str, str], resume: str = ""
 ) -> Generator[TrainingRun]:
     """Open the run of one training; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
-
-    By MLflow's client and not by its global `start_run`, which also writes down what it sees of the surroundings, such
-    as the address of a git remote with the password in it.
 
     Args:
         project: whose store and files.
         params: everything that was asked for.
         name: of the model in `params.models`.
-        subsets: the data that training reads, by name (`train`, `validation`).
         tags: more to say about the run, such as its device.
         resume: id of the run that a killed training of exactly this model reported to; a new run if empty or gone.
     """
     client = open_store(project)
     _end_abandoned_runs(client)
+    if _continue(client, resume):
+        with _closing(client, resume):
+            done = {point.step for point in client.get_metric_history(resume, "loss")}
+            yield TrainingRun(client, project, name, resume, done)
+    else:
+        with new_run(client, project, name, present_origin(project, params, name), tags) as run:
+            link_to_winner(client, run.run_id, name, params.model(name))
+            yield run
+
+
+@contextmanager
+def new_run(
+    client: "MlflowClient", project: Project, name: str, origin: Origin, tags: Mapping[str, str]
+) -> Generator[TrainingRun]:
+    """Open a new run with all that its training starts from.
+
+    By MLflow's client and not by its global `start_run`, which also writes down what it sees of the surroundings, such
+    as the address of a git remote with the password in it.
+    """
+    all_tags = {
+        "model": name,
+        **origin_tags(origin),
+        **tags,
+        **_process_tags(),
+        "mlflow.source.name": f"mnist train {name}",
+        "mlflow.source.type": "PROJECT",
+        "mlflow.user": getpass.getuser(),
+        "mlflow.note.content": describe(origin.params, name),
+    }
+    experiment = client.get_experiment_by_name(experiment_name()).experiment_id
+    run_id = client.create_run(experiment, tags=all_tags, run_name=run_name(name, all_tags)).info.run_id
+    with _closing(client, run_id):
+        log_origin(client, project, name, run_id, origin)
+        yield TrainingRun(client, project, name, run_id)
+
+
+@contextmanager
+def _closing(client: "MlflowClient", run_id: str) -> Generator[None]:
+    """End the run with the status that tells the truth."""
     status = "FAILED"
-    earlier = _continue(client, resume)
-    run_id = earlier or _start(client, project, params, name, tags)
     try:
-        if not earlier:
-            log_inputs(client, project, params, name, run_id, subsets)
-            link_to_winner(client, run_id, name, params.model(name))
-        done = {point.step for point in client.get_metric_history(run_id, "loss")} if earlier else set[int]()
-        yield TrainingRun(client, project, name, run_id, done)
+        yield
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
@@ -114,24 +142,8 @@ def training_run(
         client.set_terminated(run_id, status)
 
 
-def _start(client: "MlflowClient", project: Project, params: Params, name: str, tags: Mapping[str, str]) -> str:
-    """Start a new run with everything that its row in the list of runs shows; return its id."""
-    all_tags = {
-        "model": name,
-        **lineage_tags(project),
-        **tags,
-        **_process_tags(),
-        "mlflow.source.name": f"mnist train {name}",
-        "mlflow.source.type": "PROJECT",
-        "mlflow.user": getpass.getuser(),
-        "mlflow.note.content": describe(params, name),
-    }
-    experiment = client.get_experiment_by_name(experiment_name())
-    return client.create_run(experiment.experiment_id, tags=all_tags, run_name=run_name(name, all_tags)).info.run_id
-
-
-def _continue(client: "MlflowClient", run_id: str) -> str:
-    """Open an earlier run again, unless there is none or somebody deleted it; return its id, or nothing."""
+def _continue(client: "MlflowClient", run_id: str) -> bool:
+    """Open an earlier run again, unless there is none or somebody deleted it; return whether it is open."""
     from mlflow.entities import RunTag
     from mlflow.exceptions import MlflowException
 
@@ -140,10 +152,10 @@ def _continue(client: "MlflowClient", run_id: str) -> str:
     except MlflowException:
         gone = True
     if gone:
-        return ""
+        return False
     client.update_run(run_id, status="RUNNING")
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _process_tags().items()])
-    return run_id
+    return True
 
 
 def epoch_metrics(epoch: Epoch) -> "list[Metric]":
@@ -153,41 +165,26 @@ def epoch_metrics(epoch: Epoch) -> "list[Metric]":
     return as_metrics(values, epoch.epoch)
 
 
-def find_run(client: "MlflowClient", model_file: Path) -> "Run | None":
-    """Return the newest run whose training made exactly this model file."""
-    experiment = client.get_experiment_by_name(experiment_name())
-    if experiment is None:
-        return None
-    runs = client.search_runs(
-        [experiment.experiment_id],
-        filter_string=f"tags.{MODEL_DIGEST} = '{file_digest(model_file)}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return runs[0] if runs else None
+def find_run(client: "MlflowClient", model_file: Path, key: str = "") -> "Run | None":
+    """Return the newest run whose training made exactly this model file; see `find_run_by_digest`."""
+    return find_run_by_digest(client, file_digest(model_file), key)
 
 
-def find_or_restore_run(
-    project: Project,
-    params: Params,
-    name: str,
-    model: "keras.Model",
-    subsets: Mapping[str, Subset],
-    metrics: Mapping[str, float],
-) -> str:
-    """Return the id of the run that made `models/<name>/model.keras`; rebuild the run from the files if it is gone.
+def find_run_by_digest(client: "MlflowClient", digest: str, key: str = "") -> "Run | None":
+    """Return the newest run whose training made a certain model file; None if the store has none.
 
-    DVC restores a stage from its cache without running it, and a fresh clone may pull a model that was trained
-    elsewhere: the store then knows nothing of the run, but the files hold all it said.
+    Args:
+        client: of an open store.
+        digest: MD5 of the model file. No two trainings write the same one, because Keras puts the time into it.
+        key: of the stage's inputs, if known: a run of other inputs does not count, as after `dvc commit`.
     """
-    del model
-    client = open_store(project)
-    if found := find_run(client, project.model_file(name)):
-        return found.info.run_id
-    with training_run(project, params, name, subsets, tags={"restored": "true"}) as run:
-        run.log_epochs(*read_history(project.model(name) / "history.csv"))
-        run.log_result(metrics)
-    return run.run_id
+    experiment = client.get_experiment_by_name(experiment_name())
+    runs = client.search_runs(
+        [experiment.experiment_id] if experiment else [],
+        filter_string=f"tags.{MODEL_DIGEST} = '{digest}'",
+        order_by=["attributes.start_time DESC"],
+    )
+    return next((run for run in runs if not key or run.data.tags.get("inputs_key", key) == key), None)
 
 
 def _process_tags() -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.redaction import public_uri, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +49,6 @@ def open_store(project: Project) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars of a tenth of a second
     import mlflow
     from filelock import FileLock
-    from mlflow.exceptions import MlflowException
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -65,8 +65,8 @@ def open_store(project: Project) -> "MlflowClient":
                 (tuning_experiment_name(), _TUNING_DESCRIPTION),
             ):
                 _ensure_experiment(project, client, name, description, local=not uri.startswith("http"))
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0].replace(uri, public_uri(uri))
+    except Exception as error:  # a driver, a server and a file system each have their own
+        reason = redact(str(error).partition("\n")[0])
         raise UserError(
             f"The MLflow store {public_uri(uri)} cannot be used ({reason}): check MLFLOW_TRACKING_URI, or unset it to "
             "use mlflow.db in the project's folder."
@@ -82,15 +82,6 @@ def experiment_name() -> str:
 def tuning_experiment_name() -> str:
     """Return the name of the experiment that studies go to."""
     return f"{experiment_name()}-tuning"
-
-
-def public_uri(uri: str) -> str:
-    """Return `uri` without what could be a secret: user name, password, query."""
-    from urllib.parse import urlsplit, urlunsplit
-
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", "")) if host else uri.partition("?")[0]
 
 
 def _ensure_experiment(project: Project, client: "MlflowClient", name: str, description: str, *, local: bool) -> None:

@@ -6,12 +6,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mnist_pipeline.data.dataset import load_train, load_validation
-from mnist_pipeline.params import ModelParams
+from mnist_pipeline.params import ModelParams, Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.contents import as_metrics, log_datasets
-from mnist_pipeline.tracking.lineage import code_diff, lineage_tags
+from mnist_pipeline.tracking.contents import (
+    DIFF,
+    PARAMS,
+    TRACE,
+    as_metrics,
+    log_split,
+    origin_tags,
+    present_origin,
+)
 from mnist_pipeline.tracking.links import mark_winner
+from mnist_pipeline.tracking.redaction import redact
 from mnist_pipeline.tracking.runs import epoch_metrics
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
@@ -86,15 +93,17 @@ class StudyRun:
         """Connect to the run of a study that another process has opened."""
         return cls(open_store(project), run_id)
 
-    def log_session(self, project: Project, tags: Mapping[str, str]) -> None:
+    def log_session(self, project: Project, params: Params, model: str, tags: Mapping[str, str]) -> None:
         """Log where the trials of this session come from, in place of those before, and what else is to be said."""
         from mlflow.entities import RunTag
 
-        every = {**lineage_tags(project), **tags}
+        origin = present_origin(project, params, model)
+        every = {**origin_tags(origin), **tags}
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in every.items()])
-        self.client.log_artifact(self.run_id, str(project.params))
-        if diff := code_diff(project.root):
-            self.client.log_text(self.run_id, diff, "uncommitted.diff")
+        self.client.log_text(self.run_id, redact(origin.params_text), PARAMS)
+        self.client.log_text(self.run_id, origin.diff, DIFF)  # also an empty one, in place of an earlier session's
+        if origin.trace:
+            self.client.log_text(self.run_id, origin.trace.to_json(), TRACE)
 
     def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         """Create the child run of a trial and return its id."""
@@ -187,8 +196,7 @@ def study_run(project: Project, name: str, study_id: str, definition: Mapping[st
     try:
         client.log_batch(run_id, params=[Param(key, str(value)) for key, value in definition.items()])
         if not client.get_run(run_id).inputs.dataset_inputs:
-            subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
-            log_datasets(client, project, run_id, subsets, context="tuning")
+            log_split(client, project, run_id, None, context="tuning")
         yield StudyRun(client, run_id)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):

@@ -7,7 +7,8 @@ from typing import Never
 from mnist_pipeline.console import say
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.store import open_store, public_uri, tracking_uri
+from mnist_pipeline.tracking.redaction import public_uri
+from mnist_pipeline.tracking.store import open_store, tracking_uri
 
 
 def serve(project: Project, port: int) -> Never:

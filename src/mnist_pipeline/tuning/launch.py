@@ -48,7 +48,7 @@ def _run(plan: Plan, study: optuna.Study, record: StudyRun, workers: int) -> Non
         "objective": plan.goal.name,
         "budget": f"{plan.budget}, {workers} at once",
     }
-    record.log_session(plan.project, tags)
+    record.log_session(plan.project, plan.params, plan.name, tags)
     say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most, {workers} at once.")
     try:
         if workers > 1 or plan.trials - _done(study) > TRIALS_PER_PROCESS:

@@ -1,0 +1,380 @@
+"""`mnist sync` with the real DVC and MLflow: whatever way a model came into the workspace, its run is in the store.
+
+One project and one sequence, because each command of DVC takes seconds: a module of tests in the order they stand in.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from mnist_pipeline.files import file_digest, read_json
+from mnist_pipeline.params import load_params
+from mnist_pipeline.project import Project, find_project
+from mnist_pipeline.tracking.chain import chain
+from mnist_pipeline.tracking.inputs import present_inputs, read_lock, recorded_inputs
+from mnist_pipeline.tracking.settled import is_settled
+from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.sync import sync
+from small_project import tiny_params
+
+PIPELINE = """\
+stages:
+  download:
+    cmd: python src/quick_stages.py download
+    deps: [src/quick_stages.py]
+    outs: [data/raw]
+  normalize:
+    cmd: python src/quick_stages.py normalize
+    deps: [data/raw, src/quick_stages.py]
+    params: [normalize]
+    outs: [data/normalized]
+  split:
+    cmd: python src/quick_stages.py split
+    deps: [data/normalized, src/quick_stages.py]
+    params: [split]
+    outs: [data/split/train.npz, data/split/validation.npz, data/split/test.npz]
+  train:
+    matrix:
+      model: ${models}
+    cmd: python src/quick_stages.py train ${item.model}
+    deps: [data/split/train.npz, data/split/validation.npz, src/quick_stages.py]
+    params: [seed, "models.${item.model}"]
+    outs: ["models/${item.model}/model.keras"]
+    metrics: ["models/${item.model}/metrics.json"]
+    plots: ["models/${item.model}/history.csv"]
+  evaluate:
+    matrix:
+      model: ${models}
+    cmd: python src/quick_stages.py evaluate ${item.model}
+    deps: [data/split/test.npz, "models/${item.model}/model.keras", src/quick_stages.py]
+    outs: ["models/${item.model}/evaluation.json", "reports/${item.model}/figures"]
+    metrics: ["reports/${item.model}/metrics.json"]
+  register:
+    cmd: mnist register
+    deps: [models]
+    params: [models]
+    metrics: [reports/champion.json]
+"""
+
+
+class Workspace:
+    """A git repository with a DVC pipeline, and what people type in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root
+        self.environment = {
+            **{key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "GIT_"))},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            **{f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
+        }
+
+    def run(self, command: str) -> str:
+        done = subprocess.run(
+            command.split(),
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    @property
+    def project(self) -> Project:
+        return Project(self.root, self.home)
+
+    def lose_store(self) -> None:
+        """Delete the store; what follows takes another way to it, for MLflow holds on to the deleted file."""
+        self.project.tracking_database.unlink()
+        shutil.rmtree(self.root / "mlruns")
+        self.home = self.root.with_name(f"{self.root.name} again")
+        self.home.symlink_to(self.root)
+
+    def repro(self) -> set[str]:
+        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc repro")))
+
+    def set_seed(self, seed: int) -> None:
+        text = self.project.params.read_text(encoding="utf-8")
+        self.project.params.write_text(re.sub(r"(?m)^seed: \d+", f"seed: {seed}", text), encoding="utf-8")
+        assert load_params(self.project.params).seed == seed
+
+    def commit(self, message: str) -> str:
+        self.run("git add --all")
+        self.run(f"git commit --quiet -m {message}")
+        return self.run("git rev-parse HEAD").strip()
+
+    def checkout(self, commit: str) -> None:
+        self.run(f"git checkout --quiet {commit}")
+        self.run("dvc checkout")
+
+    def sync(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sync, and make sure that doing it twice changes nothing."""
+        first = self.mnist_sync()
+        before = self.snapshot()
+        assert self.mnist_sync() == ((), ())
+        assert self.snapshot() == before
+        return first
+
+    def mnist_sync(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Do what the command does, in this process."""
+        from mnist_pipeline.stages import register
+
+        params = load_params(self.project.params)
+        synced = sync(self.project, params)
+        if synced.champion_missing:
+            register.run(self.project, params)
+        return synced.trained, synced.evaluated
+
+    def runs(self) -> list[Any]:
+        client = open_store(self.project)
+        experiment = client.get_experiment_by_name("mnist")
+        assert experiment is not None
+        return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+
+    def run_of_model(self) -> Any:
+        """Return the one run of the model file in the workspace."""
+        digest = file_digest(self.project.model_file("mlp"))
+        (run,) = [run for run in self.runs() if run.data.tags.get("model_md5") == digest]
+        return run
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that a sync could change."""
+        client = open_store(self.project)
+        return {
+            "runs": {run.info.run_id: (run.info.end_time, run.data.tags, run.data.metrics) for run in self.runs()},
+            "versions": {
+                version.version: version.last_updated_timestamp
+                for version in client.search_model_versions("name = 'mnist'")
+            },
+            "champion": client.get_model_version_by_alias("mnist", "champion").version,
+        }
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A project whose one model is trained twice, in two commits, and pushed to a remote."""
+    folder = tmp_path_factory.mktemp("sync")
+    root = folder / "project"
+    root.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT", "DVC_EXP_NAME"):
+            patch.delenv(name, raising=False)
+        tiny_params(root)
+        only_one_model(root / "params.yaml")
+        (root / "dvc.yaml").write_text(PIPELINE)
+        (root / "src").mkdir()
+        shutil.copy(Path(__file__).with_name("quick_stages.py"), root / "src")
+        (root / ".gitignore").write_text("/data/\n/models/\n/reports/\n/mlruns/\n/mlflow.db*\n__pycache__/\n")
+        workspace = Workspace(root)
+        workspace.run("git init --quiet --initial-branch main")
+        workspace.run("dvc init --quiet")
+        workspace.run("dvc config core.analytics false")
+        workspace.run("dvc config core.autostage false")
+        workspace.run(f"dvc remote add --default storage {folder / 'storage'}")
+        assert {"train@mlp", "evaluate@mlp", "register"} <= workspace.repro()
+        yield workspace
+
+
+def only_one_model(path: Path) -> None:
+    yaml = YAML()
+    content = yaml.load(path)
+    del content["models"]["cnn"], content["tune"]["space"]["cnn"]
+    yaml.dump(content, path)
+
+
+def test_a_training_under_dvc_has_the_key_of_its_entry_in_the_lock(here: Workspace) -> None:
+    run = here.run_of_model()
+    inputs = recorded_inputs(read_lock(here.project), "train@mlp")
+    assert inputs is not None
+    assert run.data.tags["inputs_key"] == inputs.key
+    assert present_inputs(here.project, "train@mlp") == inputs
+    assert run.data.tags["dvc.data/split/train.npz"] == file_digest(here.project.split / "train.npz")
+    # The test report was kept from the store; nothing else is missing.
+    assert here.sync() == ((), ("mlp",))
+    assert here.run_of_model().data.metrics["test_accuracy"] == 0.5
+    assert "restored" not in run.data.tags
+
+
+def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace) -> None:
+    first = here.commit("first")
+    here.set_seed(1)
+    assert "train@mlp" in here.repro()
+    here.commit("second")
+    here.run("dvc push")
+    here.lose_store()
+
+    here.checkout(first)
+    assert here.sync() == (("mlp",), ("mlp",))
+    run = here.run_of_model()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["restored"] == "true"
+    assert run.data.tags["git_commit"] == first
+    assert run.data.params["seed"] == "0"
+    client = open_store(here.project)
+    history = client.get_metric_history(run.info.run_id, "validation_loss")
+    assert [(point.step, point.value) for point in history] == [(1, 0.9), (2, 0.45), (3, pytest.approx(0.3))]
+    assert run.data.metrics["best_validation_accuracy"] == 0.6
+    figures = client.list_artifacts(run.info.run_id, "test_report/figures")
+    assert [artifact.path for artifact in figures] == ["test_report/figures/recall.png"]
+    champion = client.get_model_version_by_alias("mnist", "champion")
+    assert champion.run_id == run.info.run_id
+    links = chain(here.project, "models:/mnist@champion")
+    assert [link.what for link in links if not link.is_verified] == []
+    assert [link.what.split()[0] for link in links] == [
+        "registered", "run", "model", "train@mlp", "split", "normalized", "raw", "commit",
+    ]  # fmt: skip
+
+    here.checkout("main")
+    assert here.sync() == (("mlp",), ("mlp",))
+    assert here.run_of_model().data.params["seed"] == "1"
+    assert len(here.runs()) == 2
+
+
+def test_a_reverted_parameter_finds_its_run_or_gets_it_back(here: Workspace) -> None:
+    here.set_seed(0)
+    assert "train@mlp" not in here.repro()  # DVC kept what it once made
+    assert here.sync() == ((), ())
+    run = here.run_of_model()
+    assert run.data.params["seed"] == "0"
+    open_store(here.project).delete_run(run.info.run_id)
+    assert here.sync() == (("mlp",), ("mlp",))
+    again = here.run_of_model()
+    assert again.data.params == run.data.params
+    # The parameters are not those of the commit, and the run says so.
+    assert again.data.tags["git_dirty"] == "true"
+
+
+def test_data_that_is_not_checked_out_is_verified_in_the_cache(here: Workspace) -> None:
+    shutil.rmtree(here.root / "data")
+    for link in chain(here.project, here.run_of_model().info.run_id):
+        if link.what in ("split", "normalized", "raw"):
+            assert link.is_verified
+            assert {part.detail.split(",")[0] for part in link.parts} == {"in DVC's cache"}
+    here.run("dvc checkout")
+
+
+def test_edits_since_the_training_are_not_taken_for_its_inputs(here: Workspace) -> None:
+    open_store(here.project).delete_run(here.run_of_model().info.run_id)
+    script = here.root / "src" / "quick_stages.py"
+    text = script.read_text()
+    script.write_text(f"{text}# edited\n")
+    here.set_seed(9)
+    assert here.sync() == (("mlp",), ("mlp",))
+    run = here.run_of_model()
+    assert run.data.params["seed"] == "0"
+    assert run.data.tags["git_commit"] == "unknown commit"
+    params = open_store(here.project).download_artifacts(run.info.run_id, "params.yaml")
+    assert load_params(Path(params)).seed == 0
+    script.write_text(text)
+    here.run("git checkout --quiet params.yaml")
+
+
+def test_with_nothing_to_do_mlflow_is_not_even_loaded(here: Workspace) -> None:
+    here.run("git checkout --quiet .")
+    here.run("dvc checkout")
+    here.run("mnist sync")
+    before = here.snapshot()
+    assert is_settled(find_project(here.root))
+    code = (
+        "import sys; sys.argv = ['mnist', 'sync']\n"
+        "from mnist_pipeline.cli import main\n"
+        "try: main()\n"
+        "finally: print([name for name in ('mlflow', 'tensorflow', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here.root, env=here.environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["MLflow agrees with the workspace.", "[]"]
+    assert here.snapshot() == before
+    # A run that somebody deletes is missed all the same.
+    open_store(here.project).delete_run(here.run_of_model().info.run_id)
+    assert not is_settled(find_project(here.root))
+    assert "restored" in here.run("mnist sync")
+
+
+def test_experiments_of_dvc_log_to_the_main_project(here: Workspace) -> None:
+    before = len(here.runs())
+    here.run("dvc exp run --name here -S seed=5 train@mlp")
+    here.run("dvc exp run --temp --name temporary -S seed=6 train@mlp")
+    here.run("dvc exp run --queue --name queued -S seed=7 train@mlp")
+    here.run("dvc exp run --run-all")
+    new = here.runs()[: len(here.runs()) - before]
+    found = {run.data.tags["dvc_experiment"]: run.data.params["seed"] for run in new}
+    assert found == {"here": "5", "temporary": "6", "queued": "7"}
+    baseline = here.run("git rev-parse HEAD").strip()
+    assert {run.data.tags["dvc_baseline"] for run in new} == {baseline}
+    # What an experiment trained elsewhere is found when it comes into the workspace.
+    here.run("git checkout --quiet .")
+    here.run("dvc exp apply temporary")
+    assert here.sync()[0] == ()
+    assert here.run_of_model().data.tags["dvc_experiment"] == "temporary"
+    here.run("git checkout --quiet .")
+    here.run("dvc checkout")
+
+
+def test_a_fresh_clone_that_pulled_gets_runs_and_champion(here: Workspace, tmp_path: Path) -> None:
+    here.run(f"git clone --quiet . {tmp_path / 'clone'}")
+    clone = Workspace(tmp_path / "clone")
+    clone.run("dvc pull --quiet")
+    assert "restored" in clone.run("mnist sync")
+    run = clone.run_of_model()
+    assert run.data.tags["restored"] == "true"
+    client = open_store(clone.project)
+    assert client.get_model_version_by_alias("mnist", "champion").run_id == run.info.run_id
+    assert read_json(clone.project.champion, "")["model_md5"] == run.data.tags["model_md5"]
+    assert clone.sync() == ((), ())
+
+
+def test_a_server_gets_the_runs_over_http(here: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        f"{sys.executable} -m mlflow server --port {port} --workers 1 "
+        f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/artifacts".split(),
+        env={**here.environment, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(port)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:hunter2@127.0.0.1:{port}")
+        assert here.sync() == (("mlp",), ("mlp",))
+        assert not is_settled(here.project)  # only the server can tell
+        run = here.run_of_model()
+        assert run.data.tags["restored"] == "true"
+        links = {link.what.split()[0]: link for link in chain(here.project, "models:/mnist@champion")}
+        assert links["model"].state == "verified"
+        assert links["registered"].state == "verified"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"hunter2" not in everything
+
+
+def wait_for(port: int) -> None:
+    for _ in range(240):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError("the server did not come up in two minutes")
