@@ -58,7 +58,7 @@ class Project:
 
     @property
     def champion(self) -> Path:
-        """What `register` decided."""
+        """The best model of this workspace, which `register` lets compete for the title."""
         return self.root / "reports" / "champion.json"
 
     def checkpoint(self, name: str) -> Path:

@@ -16,7 +16,7 @@ from mnist_pipeline.project import Project
 NEXT_STEPS = (
     ("ui", "browse the runs and the registered model in MLflow"),
     ("tune cnn --trials 20", "search better hyperparameters with Optuna"),
-    ("predict data/raw/t10k-images-idx3-ubyte --index 0", "read a digit with the champion"),
+    ("predict data/raw/t10k-images-idx3-ubyte --index 0", "read a digit with the best model"),
 )
 """What to type after `mnist`, and why."""
 
@@ -30,14 +30,14 @@ def show(project: Project, params: Params) -> None:
     rows = {name: _results(project, name) for name in params.train}
     if not any(rows.values()):
         raise UserError("No model is trained yet: run `dvc repro` (or `make run`) first.")
-    champion = read_json(project.champion, "mnist register")["model"] if project.champion.exists() else None
+    best = read_json(project.champion, "mnist register")["model"] if project.champion.exists() else None
     table = Table(title="Trained models", title_justify="left")
     table.add_column("model")
     for heading in ("validation accuracy", "test accuracy", "parameters", "training seconds"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for name, results in rows.items():
-        table.add_row(name, *_cells(results), "champion" if name == champion else "")
+        table.add_row(name, *_cells(results), "best on validation" if name == best else "")
     console().print(table)
     width = max(len(arguments) for arguments, _ in NEXT_STEPS)
     console().print("Next:")

@@ -21,7 +21,7 @@ def run(project: Project, files: Sequence[Path], *, index: int | None, model: st
         project: whose models.
         files: pictures, or one IDX file if `index` is given.
         index: which image of the IDX file, from 0.
-        model: a model's name; the champion if None.
+        model: a model's name; the best on validation if None.
         as_lines: print one JSON object per picture, a line each, instead of drawings.
 
     Raises:
@@ -31,7 +31,7 @@ def run(project: Project, files: Sequence[Path], *, index: int | None, model: st
         raise UserError("--index is for one IDX file: give one file, or leave --index out.")
     digits = [read_digit(file, index) for file in files]
     with quiet_native_logs():
-        predictor = load_predictor(project.model_file(model or champion(project)))
+        predictor = load_predictor(project.model_file(model or best_model(project)))
         probabilities = predictor.predict(np.stack([digit.pixels for digit in digits]))
     for digit, scores in zip(digits, probabilities, strict=True):
         if as_lines:
@@ -42,8 +42,8 @@ def run(project: Project, files: Sequence[Path], *, index: int | None, model: st
         console().print(render(digit, scores))
 
 
-def champion(project: Project) -> str:
-    """Return the name of the model that `register` chose.
+def best_model(project: Project) -> str:
+    """Return the name of the best model of this workspace, as `register` found it.
 
     Raises:
         UserError: none is chosen yet.
