@@ -294,7 +294,9 @@ def rollback() -> None:
 def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of any size, or one IDX file with --index.")],
     index: Annotated[int | None, typer.Option(min=0, help="Which image of an IDX file, from 0.")] = None,
-    model: Annotated[str | None, typer.Option(help="A trained model by name; the best on validation by default.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A trained model by name; the best on validation by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Read digits from pictures with a model in `models/`; prints each digit and the ten class scores."""

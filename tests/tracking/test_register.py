@@ -39,9 +39,8 @@ class Workspace:
     params: Params
 
     def register(self, *names: str) -> None:
-        """Do what `mnist register` would with these models in params.yaml."""
-        models = {name: self.params.models[name] for name in names}
-        stage.run(self.project, self.params.model_copy(update={"models": models}))
+        """Do what `mnist register` would with these models in `train` in params.yaml."""
+        stage.run(self.project, self.params.model_copy(update={"train": names}))
 
     def bearer(self, alias: str) -> Version | None:
         return Registry(open_store(self.project)).bearer(alias)
@@ -73,6 +72,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         project = make_project(tmp_path_factory.mktemp("trained"))
         content: Any = YAML().load(project.params)
         mlp = content["models"]["mlp"]
+        content["train"] = ["strong", "weak"]
         content["models"] = {"strong": variant(mlp, epochs=8), "weak": variant(mlp, epochs=1)}
         content["tune"]["space"] = {}
         YAML().dump(content, project.params)

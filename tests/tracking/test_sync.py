@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from versions import crown
 
 from mnist_pipeline.files import file_digest, read_json
 from mnist_pipeline.params import load_params
@@ -43,7 +44,7 @@ stages:
     cmd: python src/quick_stages.py split
     deps: [data/normalized, src/quick_stages.py]
     params: [split]
-    outs: [data/split/train.npz, data/split/validation.npz, data/split/test.npz]
+    outs: [data/split/train.npz, data/split/validation.npz, data/split/test.npz, data/split/manifest.parquet]
   train:
     matrix:
       model: ${models}
@@ -58,10 +59,13 @@ stages:
       model: ${models}
     cmd: python src/quick_stages.py evaluate ${item.model}
     deps: [data/split/test.npz, "models/${item.model}/model.keras", src/quick_stages.py]
-    outs: ["models/${item.model}/evaluation.json", "reports/${item.model}/figures"]
+    outs:
+      - models/${item.model}/evaluation.json
+      - reports/${item.model}/figures
+      - reports/${item.model}/confusion.csv
     metrics: ["reports/${item.model}/metrics.json"]
   register:
-    cmd: mnist register
+    cmd: python src/quick_stages.py register
     deps: [models]
     params: [models]
     metrics: [reports/champion.json]
@@ -132,13 +136,11 @@ class Workspace:
         return first
 
     def mnist_sync(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Do what the command does, in this process."""
-        from mnist_pipeline.stages import register
-
+        """Do what the command does, in this process; but these models are too fake to be compared."""
         params = load_params(self.project.params)
         synced = sync(self.project, params)
         if synced.champion_missing:
-            register.run(self.project, params)
+            crown(self.project, params, "mlp")
         return synced.trained, synced.evaluated
 
     def runs(self) -> list[Any]:
@@ -194,6 +196,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 def only_one_model(path: Path) -> None:
     yaml = YAML()
     content = yaml.load(path)
+    content["train"] = ["mlp"]
     del content["models"]["cnn"], content["tune"]["space"]["cnn"]
     yaml.dump(content, path)
 
