@@ -65,7 +65,8 @@ def make_project(folder: Path) -> Project:
 def write_originals(project: Project, subsets: dict[str, Subset]) -> None:
     """Write the raw files that the subsets could have come from, train and validation in one, and the manifest."""
     parts: dict[Part, list[Subset]] = {"train": [subsets["train"], subsets["validation"]], "t10k": [subsets["test"]]}
-    project.raw.mkdir(parents=True, exist_ok=True)
+    for folder in (project.raw, project.split):
+        folder.mkdir(parents=True, exist_ok=True)
     for part, members in parts.items():
         pixels = np.rint(255 * np.concatenate([subset.images for subset in members])).astype(np.uint8)
         labels = np.concatenate([subset.labels for subset in members])

@@ -37,7 +37,7 @@ def show(project: Project, params: Params) -> None:
         table.add_column(heading, justify="right")
     table.add_column("")
     for name, results in rows.items():
-        table.add_row(name, *_cells(results), "best on validation" if name == best else "")
+        table.add_row(name, *_cells(results), "best" if name == best else "")
     console().print(table)
     width = max(len(arguments) for arguments, _ in NEXT_STEPS)
     console().print("Next:")
