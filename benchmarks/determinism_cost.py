@@ -115,7 +115,7 @@ def report(turns: list[tuple[float, float]], model: str, results: Path) -> None:
         [
             ["repeatable (the trainer's)", ours.text(".3f")],
             ["not repeatable (shuffle buffer, stateful draws)", theirs.text(".3f")],
-            ["difference, turn by turn", difference.text("+.3f")],
+            ["difference, turn by turn", difference.text(".3f")],
         ],
     )
     grid.show()
