@@ -62,9 +62,12 @@ def contestants(model: ModelParams, images: Any) -> tuple[Callable[[], None], Ca
     def stateful_uniform(shape: Any, _seed: Any, _stream: int, limit: float) -> Any:
         return tf.random.uniform(shape, -limit, limit)
 
+    def twice(indices: Any) -> tuple[Any, Any]:
+        return indices, indices
+
     def shuffled() -> Any:
         order = tf.data.Dataset.range(count).shuffle(count).batch(size, drop_remainder=True)
-        return tf.data.Dataset.zip((order, order)).prefetch(2)
+        return order.map(twice).prefetch(2)
 
     def ordered() -> Any:
         return batches(count, size, 1, seed=0)
