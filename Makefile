@@ -50,7 +50,7 @@ ui: $(RUN) ## Browse all runs and models in MLflow
 gpu: $(GPU) ## Add the CUDA libraries for an NVIDIA GPU (Linux)
 	@echo ".venv is ready for a GPU."
 
-baselines: scm ## Train the published recipes that ours are measured against (45 minutes on two cores)
+baselines: scm ## Train the published recipes that ours are measured against (an hour on two cores)
 	@$(ACTIVE) dvc repro baselines/dvc.yaml
 
 lock: $(DEV) ## Renew the locks to the newest allowed versions; UPGRADE= keeps the pins that still fit
