@@ -93,7 +93,7 @@ def training_run(
     client = open_store(project)
     _end_abandoned_runs(client)
     if _continue(client, resume):
-        with _closing(client, resume):
+        with closing(client, resume):
             done = {point.step for point in client.get_metric_history(resume, "loss")}
             yield TrainingRun(client, project, name, resume, done)
     else:
@@ -123,14 +123,14 @@ def new_run(
     }
     experiment = client.get_experiment_by_name(experiment_name()).experiment_id
     run_id = client.create_run(experiment, tags=all_tags, run_name=run_name(name, all_tags)).info.run_id
-    with _closing(client, run_id):
+    with closing(client, run_id):
         log_origin(client, project, name, run_id, origin)
         yield TrainingRun(client, project, name, run_id)
 
 
 @contextmanager
-def _closing(client: "MlflowClient", run_id: str) -> Generator[None]:
-    """End the run with the status that tells the truth."""
+def closing(client: "MlflowClient", run_id: str) -> Generator[None]:
+    """End a run FINISHED, FAILED by an exception or KILLED by an interruption."""
     status = "FAILED"
     try:
         yield

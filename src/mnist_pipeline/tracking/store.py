@@ -52,6 +52,8 @@ def open_store(project: Project) -> "MlflowClient":
 
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Where Ctrl+C meets a query, it prints a traceback beside the interruption itself, which is told of anyway.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     uri = tracking_uri(project)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)

@@ -19,7 +19,7 @@ from mnist_pipeline.tracking.contents import (
 )
 from mnist_pipeline.tracking.links import mark_winner
 from mnist_pipeline.tracking.redaction import redact
-from mnist_pipeline.tracking.runs import epoch_metrics
+from mnist_pipeline.tracking.runs import closing, epoch_metrics
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
 
@@ -190,20 +190,13 @@ def study_run(project: Project, name: str, study_id: str, definition: Mapping[st
     from mlflow.entities import Param
 
     client = open_store(project)
-    status = "FAILED"
     run_id = _find_run(client, study_id) or _start(client, name, study_id, definition["model"])
     client.update_run(run_id, "RUNNING")
-    try:
+    with closing(client, run_id):
         client.log_batch(run_id, params=[Param(key, str(value)) for key, value in definition.items()])
         if not client.get_run(run_id).inputs.dataset_inputs:
             log_split(client, project, run_id, None, context="tuning")
         yield StudyRun(client, run_id)
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        client.set_terminated(run_id, status)
 
 
 def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> str:
