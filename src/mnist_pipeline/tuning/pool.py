@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Never
 
 import optuna
 
@@ -23,9 +22,6 @@ DEATHS = 10
 """So many killed workers in one session are no accident."""
 TRIALS_PER_PROCESS = 50
 """TensorFlow's memory grows by 5 MB and more with each training, whatever one clears: then a fresh process goes on."""
-PATIENCE_SECONDS = 30
-"""For a worker to write down that it was interrupted."""
-
 
 Target = Callable[[Plan, int, str, int], None]
 """What a worker process runs: the plan, its number, the study's run in MLflow, and its number of threads."""
@@ -69,7 +65,7 @@ class _Pool:
         """Start a worker, in a spawned process: TensorFlow does not survive a fork.
 
         It ignores Ctrl+C, which reaches all processes of a terminal, from its first moment on: what one ignores, those
-        one starts ignore, too. Only this process acts on it, by terminating its workers.
+        one starts ignore, too. Only this process acts on it, by killing its workers.
         """
         arguments = (self._plan, worker, self._record.run_id, self._threads)
         process = multiprocessing.get_context("spawn").Process(target=self._target, args=arguments, daemon=True)
@@ -109,14 +105,16 @@ class _Pool:
             self.start(worker)
 
     def stop(self) -> None:
-        """End those that are left, and leave nothing RUNNING."""
+        """End those that are left, and leave nothing RUNNING.
+
+        They are killed on the spot and mended from here: an interruption inside of them would come up anywhere, also in
+        the middle of libraries that print a traceback or swallow it.
+        """
         if not self.alive:
             return
         for process in self.alive.values():
-            process.terminate()
-        for process in self.alive.values():
-            process.join(PATIENCE_SECONDS)
             process.kill()
+        for process in self.alive.values():
             process.join()
         self._mend(None, "interrupted")
 
@@ -127,21 +125,14 @@ class _Pool:
 
 def work(plan: Plan, worker: int, run_id: str, threads: int) -> None:
     """Be a worker."""
-    signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
     with quiet_native_logs():
         from mnist_pipeline.tuning.workers import run_worker
     try:
         run_worker(plan, worker, run_id, threads=threads, limit=TRIALS_PER_PROCESS)
-    except KeyboardInterrupt:
-        sys.exit(0)
     except UserError as error:
         warn(f"worker {worker}: {error}")
         sys.exit(1)
-
-
-def _interrupt(*_: object) -> Never:
-    raise KeyboardInterrupt
 
 
 def _die_with_the_parent() -> None:

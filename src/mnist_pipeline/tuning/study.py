@@ -188,6 +188,7 @@ def mend(study: optuna.Study, file: Path, worker: int | None = None, *, mishap: 
         mishap: what stopped it. An interruption by the user is not held against the parameters.
     """
     with journal_lock(file):
+        cut_torn_tail(file)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # A claim writes the worker before it lets go of the lock: one without was killed in the middle of it.
             if worker is None or trial.user_attrs.get("worker", worker) == worker:
