@@ -55,12 +55,12 @@ def contestants(model: ModelParams, images: Any) -> tuple[Callable[[], None], Ca
     import tensorflow as tf
 
     from mnist_pipeline.models import augmentation
-    from mnist_pipeline.training.trainer import batches
+    from mnist_pipeline.training.batches import batches
 
     count, size = len(images), model.training.batch_size
 
-    def stateful_uniform(shape: Any, _seed: Any, _stream: int, limit: float) -> Any:
-        return tf.random.uniform(shape, -limit, limit)
+    def stateful_uniform(shape: Any, _seed: Any, _stream: int) -> Any:
+        return tf.random.uniform(shape, -1.0, 1.0)
 
     def twice(indices: Any) -> tuple[Any, Any]:
         return indices, indices

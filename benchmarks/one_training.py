@@ -96,8 +96,9 @@ class Trained:
 
 def train_ours(job: Job, project: Project) -> Trained:
     """Train with the pipeline's trainer, on the pipeline's splits."""
+    from mnist_pipeline.training.batches import steps_per_epoch
     from mnist_pipeline.training.devices import choose_device
-    from mnist_pipeline.training.trainer import steps_per_epoch, train
+    from mnist_pipeline.training.trainer import Trainer
 
     params = load_params(Path(job.params))
     model = shorten(our_model(params, job.contestant), job.epochs)
@@ -106,8 +107,8 @@ def train_ours(job: Job, project: Project) -> Trained:
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         trace = Trace()
         checkpoint = RecordingCheckpoint(Path(folder) / "checkpoint.npz", key="", trace=trace)
-        device = choose_device(params.device)
-        result = train(model, data, validation, seed=job.seed, device=device, black=black, checkpoint=checkpoint)
+        trainer = Trainer(data, validation, device=choose_device(params.device), black=black)
+        result = trainer.train(model, seed=job.seed, checkpoint=checkpoint)
         elapsed, peak = trace.elapsed(), _peak_memory()
 
     def test() -> tuple[Any, Any]:

@@ -106,7 +106,7 @@ def take_turns(bench: Bench, epochs: int) -> tuple[Turns, "TrainingResult"]:
     """Train 1 + `epochs` epochs with the trainer, and after each of them one with the bare loop."""
     from contestants import shorten
     from mnist_pipeline.training.checkpoint import Checkpoint
-    from mnist_pipeline.training.trainer import train
+    from mnist_pipeline.training.trainer import Trainer
 
     model = shorten(bench.model, epochs + 1)
     turns, bare_epoch = Turns(), bare_loop(bench, model)
@@ -124,16 +124,15 @@ def take_turns(bench: Bench, epochs: int) -> tuple[Turns, "TrainingResult"]:
             started = time.perf_counter()
 
         checkpoint = Checkpoint(Path(folder) / "checkpoint.npz", key="")
-        terms: dict[str, Any] = {"seed": bench.params.seed, "device": bench.device, "black": bench.black}
-        data = (bench.train_data, bench.validation)
-        return turns, train(model, *data, **terms, on_epoch=after_epoch, checkpoint=checkpoint)
+        trainer = Trainer(bench.train_data, bench.validation, device=bench.device, black=bench.black)
+        return turns, trainer.train(model, seed=bench.params.seed, on_epoch=after_epoch, checkpoint=checkpoint)
 
 
 def bare_loop(bench: Bench, model: ModelParams) -> Callable[[Turns], None]:
     """Return a function that does one more epoch and writes down how long it took."""
     import tensorflow as tf
 
-    from mnist_pipeline.training.trainer import batches, steps_per_epoch
+    from mnist_pipeline.training.batches import batches, steps_per_epoch
 
     count = len(bench.train_data)
     steps = steps_per_epoch(model, count)
@@ -184,7 +183,7 @@ def bare_fetch(bench: Bench, model: ModelParams, steps: int) -> Callable[[Any, A
     import tensorflow as tf
 
     from mnist_pipeline.models.augmentation import augment
-    from mnist_pipeline.training.trainer import CLASSES, one_hot
+    from mnist_pipeline.training.batches import CLASSES, one_hot
 
     smoothing = model.training.label_smoothing
     images = tf.constant(bench.train_data.images)
@@ -210,7 +209,7 @@ def bare_validation(bench: Bench, network: Any) -> Callable[[], None]:
     """Return a pass over the validation images that computes the logits and nothing more."""
     import tensorflow as tf
 
-    from mnist_pipeline.training.trainer import VALIDATION_BATCH
+    from mnist_pipeline.training.batches import VALIDATION_BATCH
 
     @tf.function
     def logits_of(batch: Any) -> Any:

@@ -29,7 +29,7 @@ def warp(image: NDArray[np.float32], **draw: float) -> NDArray[np.float32]:
     from mnist_pipeline.models.augmentation import _affine_grid, sample_bilinear
 
     names = ("rotation", "shear", "zoom_rows", "zoom_columns", "shift_rows", "shift_columns")
-    rows, columns = _affine_grid({name: tf.constant([float(draw.get(name, 0))]) for name in names})
+    rows, columns = _affine_grid([tf.constant([float(draw.get(name, 0))]) for name in names])
     return sample_bilinear(tf.constant(image[None]), rows, columns, 0.0).numpy()[0]
 
 
@@ -87,13 +87,10 @@ def test_what_comes_in_from_outside_is_black_on_any_scale() -> None:
 def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth() -> None:
     from mnist_pipeline.models.augmentation import _displacement
 
-    augmentation = Augmentation.model_validate(OFF | {"elastic": 2.0})
-    down, right = (
-        part.numpy() for part in _displacement(augmentation, tf.constant(500), tf.constant([0, 0], tf.int64), 1.0)
-    )
-    assert down.std() == pytest.approx(2.0, rel=0.05)
-    assert right.std() == pytest.approx(2.0, rel=0.05)
-    assert np.abs(np.diff(down, axis=1)).mean() < 0.6
+    down, right = _displacement(4.0, tf.constant(500), tf.constant([0, 0], tf.int64)).numpy()
+    assert down.std() == pytest.approx(1.0, rel=0.05)
+    assert right.std() == pytest.approx(1.0, rel=0.05)
+    assert np.abs(np.diff(down, axis=1)).mean() < 0.3
     assert abs(np.corrcoef(down.ravel(), right.ravel())[0, 1]) < 0.05
 
 

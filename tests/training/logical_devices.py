@@ -43,10 +43,10 @@ def fit(
     """Train; return the numbers of each epoch, the weights and what can be said of the network's types."""
     import keras
 
-    from mnist_pipeline.training.trainer import train
+    from mnist_pipeline.training.trainer import Trainer
 
     device = Device("cpu", names, precision, xla=xla)
-    result = train(model, TRAIN, VALIDATION, seed=0, device=device, black=0.0, **more)
+    result = Trainer(TRAIN, VALIDATION, device=device, black=0.0).train(model, seed=0, **more)
     return {
         "history": [[epoch.loss, epoch.accuracy, epoch.validation_loss] for epoch in result.history],
         "weights": b"".join(array.tobytes() for array in result.network.get_weights()),
@@ -70,21 +70,25 @@ def draws_of_replicas() -> dict[str, Any]:
     import tensorflow as tf
 
     from mnist_pipeline.data.dataset import Subset
-    from mnist_pipeline.training.trainer import TrainingModel, batches
+    from mnist_pipeline.training.batches import batches
+    from mnist_pipeline.training.compiled import AdjustableDropout, CompiledModel, TrainingImages
 
     model = make_model("mlp", dropout=0.5, augmented=True)
     same = Subset(np.repeat(TRAIN.images[:1], 50, axis=0), TRAIN.labels[:50])
     with Device("cpu", TWO, "float32", xla=False).scope():
-        trained = TrainingModel(_network(model), model, same, seed=0, black=0.0)
+        images, network = TrainingImages(same, black=0.0), _network(model)
+        images.start(model, seed=0)
+        trained = CompiledModel(network, images, model, steps=1, xla=False)
+        trained.start(network, model)
     trained.separate_replicas()
     strategy: Any = trained.distribute_strategy
     (step,) = strategy.experimental_distribute_dataset(batches(50, 50, 1, seed=0))
-    dropout = next(layer for layer in trained.network.layers if layer.name.startswith("dropout"))
+    dropout = next(layer for layer in trained.network.layers if isinstance(layer, AdjustableDropout))
 
-    def images(*part: Any) -> Any:
+    def fetch(*part: Any) -> Any:
         return trained.fetch(*part)[0]
 
-    seen: Any = tf.function(strategy.run)(images, args=step)
+    seen: Any = tf.function(strategy.run)(fetch, args=step)
     kept: Any = tf.function(strategy.run)(dropout, args=(tf.ones((25, 16)),), kwargs={"training": True})
     return {"images": [part.numpy() for part in seen.values], "kept": [part.numpy() for part in kept.values]}
 
@@ -106,10 +110,10 @@ def save_and_load(precision: Any) -> dict[str, Any]:
 
     from mnist_pipeline.data.normalize import Normalization
     from mnist_pipeline.models.preprocessing import with_preprocessing
-    from mnist_pipeline.training.trainer import train
+    from mnist_pipeline.training.trainer import Trainer
 
     device = Device("cpu", ONE, precision, xla=False)
-    result = train(make_model("cnn", epochs=1), TRAIN, VALIDATION, seed=0, device=device, black=0.0)
+    result = Trainer(TRAIN, VALIDATION, device=device, black=0.0).train(make_model("cnn", epochs=1), seed=0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         with_preprocessing(result.network, Normalization("unit", 1 / 255, 0.0)).save(path)

@@ -27,9 +27,9 @@ def change(model: ModelParams, **training: Any) -> ModelParams:
 
 def fit(model: ModelParams, seed: int = 0, **more: Any) -> Any:
     from mnist_pipeline.training.devices import choose_device
-    from mnist_pipeline.training.trainer import train
+    from mnist_pipeline.training.trainer import Trainer
 
-    return train(model, TRAIN, VALIDATION, seed=seed, device=choose_device("cpu"), black=0.0, **more)
+    return Trainer(TRAIN, VALIDATION, device=choose_device("cpu"), black=0.0).train(model, seed=seed, **more)
 
 
 def weights(result: Any) -> bytes:
@@ -40,6 +40,67 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(mlp: Model
     first, second, other = fit(mlp), fit(mlp), fit(mlp, seed=1)
     assert weights(first) == weights(second)
     assert weights(first) != weights(other)
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "learning rate": {"training": {"optimizer": {"learning_rate": 0.001}}},
+    "weight decay": {"training": {"optimizer": {"weight_decay": 0.3}}},
+    "dropout": {"architecture": {"dropout": 0.4}},
+    "augmentation": {"augmentation": {"rotation": 3, "shift": 0, "zoom": 0.02, "elastic": 0.5}},
+    "label smoothing": {"training": {"label_smoothing": 0.2}},
+    "last epoch as it is": {"training": {"final_epochs_without_augmentation": 1}},
+}
+"""Changes of numbers, which a compiled step outlives."""
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_a_model_in_a_used_compiled_step_equals_one_in_a_new_step_bit_for_bit(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_pipeline.training.compiled import CompiledModel
+    from mnist_pipeline.training.devices import choose_device
+    from mnist_pipeline.training.trainer import Trainer
+
+    traced: list[CompiledModel] = []
+    fetch = CompiledModel.fetch
+    monkeypatch.setattr(CompiledModel, "fetch", lambda self, *step: (traced.append(self), fetch(self, *step))[1])
+    content = tiny_params(tmp_path).model(name).model_dump()
+    deep_update(content, {"architecture": {"dropout": 0.2}, "augmentation": {"rotation": 10, "elastic": 1.0}})
+    first = ModelParams.model_validate(content)
+    used = Trainer(TRAIN, VALIDATION, device=choose_device("cpu"), black=0.0)
+    used.train(first, seed=5, on_epoch=lambda _: True)  # stops after an epoch, as a pruned trial does
+    seen, traces = {weights(used.train(first, seed=5))}, len(traced)
+    for change_of_one in OTHERS.values():
+        model = ModelParams.model_validate(deep_update(content, change_of_one))
+        result = used.train(model, seed=5)
+        assert weights(result) not in seen, f"{change_of_one} changes nothing"
+        seen.add(weights(result))
+    assert len(traced) == traces
+    new = fit(model, seed=5)
+    assert weights(result) == weights(new)
+    assert [epoch.loss for epoch in result.history] == [epoch.loss for epoch in new.history]
+
+
+def deep_update(content: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    for key, value in change.items():
+        content[key] = deep_update(content[key], value) if isinstance(value, dict) else value
+    return content
+
+
+def test_what_is_more_than_a_number_is_compiled_anew(mlp: ModelParams) -> None:
+    from mnist_pipeline.training.compiled import form
+
+    plain = mlp.model_dump()
+    plain["augmentation"] = dict.fromkeys(plain["augmentation"], 0) | {"elastic_smoothing": 4}
+    others = [
+        change(mlp, batch_size=25),
+        change(mlp, epochs=mlp.training.epochs + 1),
+        change(mlp, weight_average=0.5),
+        change(mlp, schedule={"name": "constant"}),
+        ModelParams.model_validate(plain),
+    ]
+    assert len({form(model) for model in (mlp, *others)}) == 1 + len(others)
+    assert form(change(mlp, label_smoothing=0.1, early_stopping=3, monitor="loss")) == form(mlp)
 
 
 @pytest.mark.parametrize("monitor", ["accuracy", "loss"])
@@ -103,7 +164,7 @@ def test_final_epochs_see_the_images_as_they_are(mlp: ModelParams) -> None:
 
 
 def test_each_epoch_is_another_permutation_that_depends_on_the_seed() -> None:
-    from mnist_pipeline.training.trainer import batches
+    from mnist_pipeline.training.batches import batches
 
     steps = [(indices.numpy(), positions.numpy()) for indices, positions in batches(10, 5, 3, seed=7)]
     epochs = [np.concatenate([indices for indices, _ in steps[start : start + 2]]) for start in (0, 2, 4)]
@@ -126,11 +187,9 @@ def test_each_epoch_is_another_permutation_that_depends_on_the_seed() -> None:
 def test_schedules_pass_through_their_points(mlp: ModelParams, schedule: dict[str, Any], at: dict[int, float]) -> None:
     from mnist_pipeline.training.schedule import build_schedule
 
-    model = change(mlp, schedule=schedule, optimizer=mlp.training.optimizer.model_dump() | {"learning_rate": 1.0})
-    rate = build_schedule(model.training, total_steps=100)
+    rate = build_schedule(change(mlp, schedule=schedule).training.schedule, total_steps=100, peak=1.0)
     for step, expected in at.items():
-        value = float(np.asarray(rate(step))) if callable(rate) else rate
-        assert value == pytest.approx(expected, abs=1e-5)
+        assert float(np.asarray(rate(step))) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

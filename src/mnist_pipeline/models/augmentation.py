@@ -6,6 +6,7 @@ The elastic part follows Simard, Steinkraus and Platt, "Best practices for convo
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mnist_pipeline.params import IMAGE_SIDE, Augmentation
 
 if TYPE_CHECKING:
     import tensorflow as tf
+    from numpy.typing import NDArray
 
 
 def augment(
@@ -24,9 +26,40 @@ def augment(
     Args:
         images: float32 (n, 28, 28), normalized.
         augmentation: the strengths, in degrees, pixels and fractions.
-        seed: int32 (2,). The same seed gives the same draws, on every device and with or without XLA.
+        seed: int32 or int64 (2,). The same seed gives the same draws, on every device and with or without XLA.
         black: the value outside the image: the normalized value of pixel 0.
         strength: scales every draw; 0 returns the images as they are.
+
+    Returns:
+        float32 (n, 28, 28).
+    """
+    return distort(images, strength * limits(augmentation), seed, black=black, smoothing=smoothing_of(augmentation))
+
+
+def limits(augmentation: Augmentation) -> "NDArray[np.float32]":
+    """Return how far each distortion goes, as `distort` takes it: float32 (7,)."""
+    zoom, shift = augmentation.zoom, augmentation.shift
+    turn, shear = math.radians(augmentation.rotation), math.radians(augmentation.shear)
+    return np.array([turn, shear, zoom, zoom, shift, shift, augmentation.elastic], np.float32)
+
+
+def smoothing_of(augmentation: Augmentation) -> float | None:
+    """Return the elastic displacement's smoothing, in pixels; None where there is no such displacement."""
+    return augmentation.elastic_smoothing if augmentation.elastic else None
+
+
+def distort(
+    images: "tf.Tensor", limits: Any, seed: "tf.Tensor", *, black: float, smoothing: float | None
+) -> "tf.Tensor":
+    """Distort each image by a draw of its own, whose limits may be tensors: one compiled graph serves them all.
+
+    Args:
+        images: float32 (n, 28, 28), normalized.
+        limits: float32 (7,): of the uniform draws of rotation and shear (radians), of zoom (fraction) along rows and
+            columns and of shift (pixels) along both; last, the standard deviation of the elastic displacement (pixels).
+        seed: int32 or int64 (2,).
+        black: the value outside the image.
+        smoothing: of the elastic displacement, in pixels; None leaves it out, and its cost.
 
     Returns:
         float32 (n, 28, 28).
@@ -34,80 +67,64 @@ def augment(
     import tensorflow as tf
 
     count = tf.shape(images)[0]
-    rows, columns = _affine_grid(_draw_affine(augmentation, count, seed, strength))
-    if augmentation.elastic:
-        down, right = _displacement(augmentation, count, seed, strength)
-        rows, columns = rows + down, columns + right
+    rows, columns = _affine_grid([limits[index] * _uniform((count,), seed, index) for index in range(6)])
+    if smoothing is not None:
+        fields = limits[6] * _displacement(smoothing, count, seed)
+        rows, columns = rows + fields[0], columns + fields[1]
     return sample_bilinear(images, rows, columns, black)
 
 
-def _uniform(shape: Any, seed: "tf.Tensor", stream: int, limit: float) -> "tf.Tensor":
-    """Draw from [-limit, limit]; each `stream` of a seed is independent of the others."""
+def _uniform(shape: Any, seed: "tf.Tensor", stream: int) -> Any:
+    """Draw from [-1, 1); each `stream` of a seed is independent of the others."""
     import tensorflow as tf
 
     # The algorithm is named because "auto" means another one under XLA, and the draws would depend on the device.
     folded: Any = tf.random.fold_in(seed, stream, alg="philox")
-    return tf.random.stateless_uniform(shape, folded, minval=-limit, maxval=limit, alg="philox")
+    return tf.random.stateless_uniform(shape, folded, minval=-1.0, maxval=1.0, alg="philox")
 
 
-def _draw_affine(augmentation: Augmentation, count: "tf.Tensor", seed: "tf.Tensor", strength: Any) -> dict[str, Any]:
-    """Draw each image's rotation and shear (radians), zooms (fractions) and shifts (pixels); float32 (n,) each."""
-    limits = {
-        "rotation": math.radians(augmentation.rotation),
-        "shear": math.radians(augmentation.shear),
-        "zoom_rows": augmentation.zoom,
-        "zoom_columns": augmentation.zoom,
-        "shift_rows": augmentation.shift,
-        "shift_columns": augmentation.shift,
-    }
-    return {
-        name: strength * _uniform((count,), seed, stream, limit) for stream, (name, limit) in enumerate(limits.items())
-    }
-
-
-def _affine_grid(draw: dict[str, Any]) -> tuple["tf.Tensor", "tf.Tensor"]:
+def _affine_grid(draws: "Sequence[tf.Tensor]") -> tuple["tf.Tensor", "tf.Tensor"]:
     """Return where each output pixel comes from: row and column coordinates, float32 (n, 28, 28) each.
 
     The image is sheared, zoomed, rotated counter-clockwise about its centre and shifted down and right; this is the
     inverse of that map, because sampling asks where a pixel comes from.
+
+    Args:
+        draws: rotation, shear, zoom along rows and columns, shift along both; float32 (n,) each.
     """
     import tensorflow as tf
 
     centre = (IMAGE_SIDE - 1) / 2
     axis = tf.range(IMAGE_SIDE, dtype=tf.float32) - centre
-    d = {name: value[:, None, None] for name, value in draw.items()}
-    down = axis[None, :, None] - d["shift_rows"]
-    right = axis[None, None, :] - d["shift_columns"]
-    cosine, sine = tf.cos(d["rotation"]), tf.sin(d["rotation"])
+    rotation, shear, zoom_rows, zoom_columns, shift_rows, shift_columns = (draw[:, None, None] for draw in draws)
+    down = axis[None, :, None] - shift_rows
+    right = axis[None, None, :] - shift_columns
+    cosine, sine = tf.cos(rotation), tf.sin(rotation)
     # Rows grow downwards: counter-clockwise on the screen takes (right, down) to (right cos + down sin, ...).
     unrotated_right = cosine * right - sine * down
     unrotated_down = sine * right + cosine * down
-    source_down = unrotated_down / (1 + d["zoom_rows"])
-    source_right = unrotated_right / (1 + d["zoom_columns"]) - tf.tan(d["shear"]) * source_down
+    source_down = unrotated_down / (1 + zoom_rows)
+    source_right = unrotated_right / (1 + zoom_columns) - tf.tan(shear) * source_down
     return source_down + centre, source_right + centre
 
 
-def _displacement(
-    augmentation: Augmentation, count: "tf.Tensor", seed: "tf.Tensor", strength: Any
-) -> tuple["tf.Tensor", "tf.Tensor"]:
-    """Draw smooth displacement fields, down and right, in pixels; float32 (n, 28, 28) each.
+def _displacement(smoothing: float, count: "tf.Tensor", seed: "tf.Tensor") -> "tf.Tensor":
+    """Draw smooth displacement fields, down and right, of standard deviation 1; float32 (2, n, 28, 28).
 
-    White noise is smoothed by a Gaussian and scaled so that a displacement's standard deviation is
-    `augmentation.elastic` pixels. (Simard's alpha multiplies the same field without that scaling.)
+    White noise is smoothed by a Gaussian. (Simard's alpha multiplies the same field, but not brought to deviation 1.)
     """
     import tensorflow as tf
 
-    radius = min(math.ceil(3 * augmentation.elastic_smoothing), IMAGE_SIDE)
+    radius = min(math.ceil(3 * smoothing), IMAGE_SIDE)
     size = IMAGE_SIDE + 2 * radius
     offsets = np.arange(size) - radius - np.arange(IMAGE_SIDE)[:, None]
-    weights = np.exp(-0.5 * (offsets / augmentation.elastic_smoothing) ** 2) * (abs(offsets) <= radius)
+    weights = np.exp(-0.5 * (offsets / smoothing) ** 2) * (abs(offsets) <= radius)
     weights /= np.sqrt((weights**2).sum(axis=1, keepdims=True))
     # Two matrix products, because XLA's depthwise convolution takes a hundred times as long on a CPU.
     smooth = tf.constant(weights, tf.float32)
-    deviation = 1 / math.sqrt(3)  # of a uniform draw from [-1, 1]
-    noise = _uniform((2, count, size, size), seed, 6, 1.0) / deviation
-    fields = strength * augmentation.elastic * (smooth @ noise @ tf.transpose(smooth))
-    return fields[0], fields[1]
+    deviation = 1 / math.sqrt(3)  # of a uniform draw from [-1, 1)
+    noise = _uniform((2, count, size, size), seed, 6) / deviation
+    return smooth @ noise @ tf.transpose(smooth)
 
 
 def sample_bilinear(images: "tf.Tensor", rows: "tf.Tensor", columns: "tf.Tensor", black: float) -> "tf.Tensor":

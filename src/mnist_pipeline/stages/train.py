@@ -16,7 +16,7 @@ from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.training.checkpoint import Checkpoint, training_key
 from mnist_pipeline.training.devices import Device, choose_device
 from mnist_pipeline.training.history import Epoch, write_history
-from mnist_pipeline.training.trainer import TrainingResult, train
+from mnist_pipeline.training.trainer import Trainer, TrainingResult
 
 if TYPE_CHECKING:
     import keras
@@ -45,16 +45,9 @@ def run(project: Project, params: Params, name: str) -> None:
             say(progress_line(epoch, model_params.training.epochs))
             run.log_epochs(epoch)
 
-        result = train(
-            model_params,
-            subsets["train"],
-            subsets["validation"],
-            seed=params.seed,
-            device=device,
-            black=normalization.black,
-            on_epoch=report,
-            checkpoint=replace(checkpoint, run_id=run.run_id),
-        )
+        trainer = Trainer(subsets["train"], subsets["validation"], device=device, black=normalization.black)
+        checkpoint = replace(checkpoint, run_id=run.run_id)
+        result = trainer.train(model_params, seed=params.seed, on_epoch=report, checkpoint=checkpoint)
         model = with_preprocessing(result.network, normalization)
         metrics = summarize(result)
         _write(project.model(name), model, result, metrics)

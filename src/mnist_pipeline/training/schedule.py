@@ -2,17 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mnist_pipeline.params import Adam, AdamW, Constant, Cosine, OneCycle, RmsProp, Sgd, Training
+from mnist_pipeline.params import Adam, AdamW, Constant, Cosine, OneCycle, RmsProp, Schedule, Sgd, Training
 
 if TYPE_CHECKING:
     import keras
 
 
-def build_optimizer(training: Training, total_steps: int) -> "keras.optimizers.Optimizer":
-    """Build the optimizer whose learning rate follows the schedule over `total_steps`."""
+def build_optimizer(training: Training, total_steps: int, peak: Any = None) -> "keras.optimizers.Optimizer":
+    """Build the optimizer whose learning rate follows the schedule over `total_steps`.
+
+    Args:
+        training: its parameters.
+        total_steps: of the whole training.
+        peak: the learning rate at its highest, as a variable that may change later; None takes it from `training`.
+    """
     from keras import optimizers
 
-    common: dict[str, Any] = {"learning_rate": build_schedule(training, total_steps)}
+    peak = training.optimizer.learning_rate if peak is None else peak
+    common: dict[str, Any] = {"learning_rate": build_schedule(training.schedule, total_steps, peak)}
     if training.weight_average:
         common |= {"use_ema": True, "ema_momentum": training.weight_average}
     match training.optimizer:
@@ -26,14 +33,15 @@ def build_optimizer(training: Training, total_steps: int) -> "keras.optimizers.O
             return optimizers.SGD(momentum=momentum, nesterov=nesterov, **common)
 
 
-def build_schedule(training: Training, total_steps: int) -> "float | keras.optimizers.schedules.LearningRateSchedule":
-    """Build the learning rate as a function of the optimizer's step; its peak is the optimizer's `learning_rate`."""
+def build_schedule(
+    schedule: Schedule, total_steps: int, peak: Any
+) -> "keras.optimizers.schedules.LearningRateSchedule":
+    """Build the learning rate as a function of the optimizer's step; `peak` is a number or a variable."""
     from keras.optimizers import schedules
 
-    peak = training.optimizer.learning_rate
-    match training.schedule:
+    match schedule:
         case Constant():
-            return peak
+            return _constant(peak)
         case Cosine(warmup=0):
             return schedules.CosineDecay(peak, total_steps)
         case Cosine(warmup=warmup):
@@ -43,7 +51,22 @@ def build_schedule(training: Training, total_steps: int) -> "float | keras.optim
             return _one_cycle(peak, total_steps, warmup)
 
 
-def _one_cycle(peak: float, total_steps: int, warmup: float) -> "keras.optimizers.schedules.LearningRateSchedule":
+def _constant(peak: Any) -> "keras.optimizers.schedules.LearningRateSchedule":
+    """Build the schedule that is none: an optimizer takes a learning rate in a variable only from a schedule."""
+    import tensorflow as tf
+    from keras.optimizers import schedules
+
+    class ConstantSchedule(schedules.LearningRateSchedule):
+        def __call__(self, step: Any) -> Any:
+            return tf.convert_to_tensor(peak)
+
+        def get_config(self) -> dict[str, Any]:
+            return {"peak": float(peak)}
+
+    return ConstantSchedule()
+
+
+def _one_cycle(peak: Any, total_steps: int, warmup: float) -> "keras.optimizers.schedules.LearningRateSchedule":
     """Build the schedule that Keras lacks (Smith and Topin 2018, with the cosine legs of fastai and PyTorch)."""
     import math
 
@@ -52,21 +75,20 @@ def _one_cycle(peak: float, total_steps: int, warmup: float) -> "keras.optimizer
 
     rise = max(1, round(warmup * total_steps))
     fall = max(1, total_steps - rise)
-    start, end = peak / 25, peak / 250_000
 
     class OneCycleSchedule(schedules.LearningRateSchedule):
         def __call__(self, step: Any) -> Any:
             step = tf.cast(step, tf.float32)
             return tf.where(
                 step < rise,
-                _half_cosine(start, peak, step / rise),
-                _half_cosine(peak, end, tf.minimum((step - rise) / fall, 1.0)),
+                _half_cosine(peak / 25, peak, step / rise),
+                _half_cosine(peak, peak / 250_000, tf.minimum((step - rise) / fall, 1.0)),
             )
 
         def get_config(self) -> dict[str, Any]:
-            return {"peak": peak, "total_steps": total_steps, "warmup": warmup}
+            return {"peak": float(peak), "total_steps": total_steps, "warmup": warmup}
 
-    def _half_cosine(first: float, last: float, share: Any) -> Any:
+    def _half_cosine(first: Any, last: Any, share: Any) -> Any:
         return last + (first - last) * (1 + tf.cos(math.pi * share)) / 2
 
     return OneCycleSchedule()

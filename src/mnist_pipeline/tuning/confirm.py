@@ -88,10 +88,10 @@ def train_again(
     with quiet_native_logs():
         from mnist_pipeline.training.devices import choose_device
         from mnist_pipeline.tuning import objective
-    device, data = choose_device(params.device), objective.load_data(project)
+    trainer = objective.load_trainer(project, choose_device(params.device))
     for seed in seeds:
         for side, model in models.items():
-            scores[side].append(objective.score(model, data, lambda _: False, seed=seed, device=device))
+            scores[side].append(objective.score(model, trainer, lambda _: False, seed=seed))
         told = (f"{side} {goal.number_text(goal.measure(done[-1].best))}" for side, done in scores.items())
         say(f"seed {seed}: {'; '.join(told)}")
     say(confirmation.text)

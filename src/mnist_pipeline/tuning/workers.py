@@ -8,10 +8,11 @@ from optuna.trial import Trial, TrialState
 
 from mnist_pipeline.params import ModelParams
 from mnist_pipeline.tracking.studies import StudyRun
-from mnist_pipeline.training.devices import Device, choose_device
+from mnist_pipeline.training.devices import choose_device
 from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.trainer import Trainer
 from mnist_pipeline.tuning.goal import Goal
-from mnist_pipeline.tuning.objective import Score, TuningData, count_weights, load_data, score
+from mnist_pipeline.tuning.objective import Score, count_weights, load_trainer, score
 from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.progress import Progress
 from mnist_pipeline.tuning.records import RESULT, trial_end, trial_ends
@@ -40,7 +41,7 @@ def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = No
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     device = choose_device(plan.params.device)
-    data = load_data(plan.project)
+    trainer = load_trainer(plan.project, device)
     study = load_study(plan.file)
     study.pruner = pruner(plan.pruner, plan.model.training.epochs)
     record = StudyRun.open(plan.project, run_id)
@@ -50,7 +51,7 @@ def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = No
         for _ in itertools.count() if limit is None else range(limit):
             if (trial := claim(study, plan, worker)) is None:
                 return
-            error = _run_trial(plan, study, trial, record, data, device)
+            error = _run_trial(plan, study, trial, record, trainer, device.tags())
             progress.show(trial.number)
             failures = failures + 1 if error else 0
             if error and failures == FAILURES:
@@ -62,11 +63,11 @@ def run_worker(plan: Plan, worker: int, run_id: str, *, threads: int | None = No
 
 
 def _run_trial(
-    plan: Plan, study: optuna.Study, trial: Trial, record: StudyRun, data: TuningData, device: Device
+    plan: Plan, study: optuna.Study, trial: Trial, record: StudyRun, trainer: Trainer, tags: dict[str, str]
 ) -> Exception | None:
     """Try the trial's parameters and write down how it ended: in the journal first, which decides."""
     values = decode(plan.space, trial.params)
-    run_id = record.start_trial(trial.number, values, device.tags())
+    run_id = record.start_trial(trial.number, values, tags)
     failure = None
     try:
         model = apply(plan.model, values)
@@ -74,7 +75,7 @@ def _run_trial(
             study.tell(trial, state=TrialState.PRUNED)
         else:
             epochs = _Epochs(plan.goal, trial, model.training.epochs, lambda epoch: record.log_epoch(run_id, epoch))
-            result = score(model, data, epochs, seed=plan.params.seed, device=device)
+            result = score(model, trainer, epochs, seed=plan.params.seed)
             _keep(trial, result, epochs.count)
             if epochs.pruned:
                 study.tell(trial, state=TrialState.PRUNED)
