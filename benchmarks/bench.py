@@ -1,5 +1,6 @@
-"""What both benchmarks need: statistics, the machine and tables."""
+"""What the benchmarks share: statistics, tables, records and the machine."""
 
+import json
 import os
 import platform
 import statistics
@@ -12,7 +13,10 @@ from typing import Any
 
 from rich.table import Table
 
-from mnist_pipeline.console import console
+from mnist_pipeline.console import console, warn
+
+Record = dict[str, Any]
+"""One measurement, as a line of JSON."""
 
 PACKAGES = ("tensorflow", "keras", "numpy")
 """Whose versions decide how fast a training is."""
@@ -68,6 +72,24 @@ class Grid:
         """Return it as Markdown, under a heading."""
         lines = [self.headings, ["---", *["---:"] * (len(self.headings) - 1)], *self.rows]
         return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def append(results: Path, record: Record) -> None:
+    """Write one line at the end of the file, on a line of its own even if a kill cut the last one short."""
+    torn = results.exists() and results.read_bytes()[-1:] not in (b"", b"\n")
+    with results.open("a", encoding="utf-8") as file:
+        file.write(("\n" if torn else "") + json.dumps(record) + "\n")
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return every record in the file; none if there is no file. A line cut short by a kill is left out."""
+    records: list[Record] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            warn(f"{path}, line {number}: not JSON, left out.")
+    return records
 
 
 def machine() -> dict[str, Any]:

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bench import Record, append, read_records
 from contestants import DEFAULT, Job, contestant_key
 from mnist_pipeline.cli import run_command
-from mnist_pipeline.console import say, warn
+from mnist_pipeline.console import say
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import load_params
 from mnist_pipeline.project import find_project
@@ -21,8 +22,6 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "time_to_accuracy.jsonl"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-Record = dict[str, Any]
 
 
 @app.command()
@@ -86,13 +85,6 @@ def run(jobs: Sequence[Job], results: Path) -> None:
         )
 
 
-def append(results: Path, record: Record) -> None:
-    """Write one line at the end of the file, on a line of its own even if a kill cut the last one short."""
-    torn = results.exists() and results.read_bytes()[-1:] not in (b"", b"\n")
-    with results.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(record) + "\n")
-
-
 def train_in_process(job: Job) -> Record:
     """Train in a fresh process, which dies with this one.
 
@@ -104,17 +96,6 @@ def train_in_process(job: Job) -> Record:
     if done.returncode != 0:
         raise UserError(f"The training of {job.contestant} with seed {job.seed} failed, status {done.returncode}.")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def read_records(path: Path) -> list[Record]:
-    """Return every record in the file; none if there is no file. A line cut short by a kill is left out."""
-    records: list[Record] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            warn(f"{path}, line {number}: not JSON, left out.")
-    return records
 
 
 def select(records: Sequence[Record], keys: Mapping[str, str]) -> dict[str, list[Record]]:

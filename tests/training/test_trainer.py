@@ -63,13 +63,19 @@ def test_a_model_in_a_used_compiled_step_equals_one_in_a_new_step_bit_for_bit(
 
     traced: list[CompiledModel] = []
     fetch = CompiledModel.fetch
-    monkeypatch.setattr(CompiledModel, "fetch", lambda self, *step: (traced.append(self), fetch(self, *step))[1])
+
+    def counting_fetch(compiled: CompiledModel, *step: Any) -> Any:
+        traced.append(compiled)
+        return fetch(compiled, *step)
+
+    monkeypatch.setattr(CompiledModel, "fetch", counting_fetch)
     content = tiny_params(tmp_path).model(name).model_dump()
     deep_update(content, {"architecture": {"dropout": 0.2}, "augmentation": {"rotation": 10, "elastic": 1.0}})
-    first = ModelParams.model_validate(content)
+    model = ModelParams.model_validate(content)
     used = Trainer(TRAIN, VALIDATION, device=choose_device("cpu"), black=0.0)
-    used.train(first, seed=5, on_epoch=lambda _: True)  # stops after an epoch, as a pruned trial does
-    seen, traces = {weights(used.train(first, seed=5))}, len(traced)
+    used.train(model, seed=5, on_epoch=lambda _: True)  # stops after an epoch, as a pruned trial does
+    result = used.train(model, seed=5)
+    seen, traces = {weights(result)}, len(traced)
     for change_of_one in OTHERS.values():
         model = ModelParams.model_validate(deep_update(content, change_of_one))
         result = used.train(model, seed=5)

@@ -1,0 +1,171 @@
+"""One study, measured: `python one_study.py JOB` prints a JSON line. `tuning_throughput.py` calls it.
+
+The clock starts with the process: what a user waits for after pressing Enter counts, imports and the start of workers
+included.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from mnist_pipeline.cli import run_command
+from mnist_pipeline.console import console, quiet_native_logs
+from mnist_pipeline.params import Choice, FloatRange, Params, load_params
+from mnist_pipeline.project import Project
+
+TRIALS = 50
+"""More than there is time for, and few enough for one process."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A way to search."""
+
+    does: str
+    """In words."""
+    ours: bool = True
+    """Whether it is `mnist tune`; otherwise the loop of Optuna's Keras example."""
+    kept_steps: int = 8
+    """Compiled steps that are kept for trials of the same shapes."""
+    prunes: bool = True
+    workers: int = 1
+
+
+CONTESTANTS = {
+    "example": Contestant("the loop of Optuna's Keras example", ours=False),
+    "plain": Contestant("`mnist tune`, without what follows", kept_steps=0, prunes=False),
+    "kept": Contestant("+ compiled steps are kept", prunes=False),
+    "pruned": Contestant("+ pruning"),
+    "workers": Contestant("+ two workers", workers=2),
+}
+"""Each but the first adds one measure to the one before."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One study, in a process of its own."""
+
+    contestant: str
+    seed: int
+    """Of the sampler, and of every training."""
+    model: str
+    epochs: int
+    """Of each trial, at most."""
+    seconds: int
+    """For all of it."""
+    root: str
+    """Path of the project's folder."""
+    key: str
+    """Digest of all that decides the result, but for contestant and seed."""
+
+    def to_json(self) -> str:
+        """Return it as the argument of a process."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """How a trial ended."""
+
+    seconds: float
+    """Since the process was started."""
+    accuracy: float
+    """Validation accuracy of its best epoch."""
+    pruned: bool
+
+
+def search(job: Job, project: Project, params: Params, started: float) -> list[TrialRecord]:
+    """Do as `mnist tune MODEL --workers N --timeout ...` does."""
+    from mnist_pipeline.training import trainer
+    from mnist_pipeline.tuning.launch import tune
+    from mnist_pipeline.tuning.plan import make_plan
+    from mnist_pipeline.tuning.study import DONE, load_study
+
+    contestant = CONTESTANTS[job.contestant]
+    left = max(1, round(started + job.seconds - time.time()))
+    plan = make_plan(project, params, job.model, trials=TRIALS, timeout=f"{left}s", epochs=job.epochs)
+    with patch.object(trainer, "KEPT", contestant.kept_steps):
+        tune(plan, contestant.workers)
+    return [
+        TrialRecord(
+            trial.datetime_complete.timestamp() - started,
+            trial.user_attrs["result.best_validation_accuracy"],
+            trial.state.name == "PRUNED",
+        )
+        for trial in load_study(plan.file).get_trials(states=DONE)
+        if trial.datetime_complete
+    ]
+
+
+def follow_example(job: Job, project: Project, params: Params, started: float) -> list[TrialRecord]:
+    """Search the same space as Optuna's Keras example does (optuna-examples, keras/keras_simple.py).
+
+    One process, one trial after the other, a fresh model for each, all epochs, no word from the trial before its end.
+    """
+    import keras
+    import optuna
+
+    from mnist_pipeline.data.dataset import load_train, load_validation
+    from mnist_pipeline.data.normalize import load_normalization
+    from mnist_pipeline.training.devices import choose_device
+    from mnist_pipeline.training.trainer import Trainer
+    from mnist_pipeline.tuning.plan import EPOCHS
+    from mnist_pipeline.tuning.space import apply, space_of
+
+    space, model = space_of(params, job.model), apply(params.model(job.model), {EPOCHS: job.epochs})
+    device, black = choose_device(params.device), load_normalization(project.normalization).black
+    train_data, validation = load_train(project.split), load_validation(project.split)
+    records = list[TrialRecord]()
+
+    def objective(trial: optuna.Trial) -> float:
+        keras.backend.clear_session()
+        chosen = apply(model, {path: suggest(trial, path, values) for path, values in space.items()})
+        result = Trainer(train_data, validation, device=device, black=black).train(chosen, seed=params.seed)
+        records.append(TrialRecord(time.time() - started, result.best.validation_accuracy, pruned=False))
+        return result.best.validation_accuracy
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=params.seed))
+    study.optimize(objective, timeout=started + job.seconds - time.time())
+    return records
+
+
+def suggest(trial: Any, path: str, values: Any) -> Any:
+    """Ask the trial for one parameter, as the example does."""
+    if isinstance(values, Choice):
+        return json.loads(trial.suggest_categorical(path, [json.dumps(value) for value in values.values]))
+    if isinstance(values, FloatRange):
+        return trial.suggest_float(path, values.low, values.high, step=values.step, log=values.log)
+    return trial.suggest_int(path, values.low, values.high, step=values.step or 1, log=values.log)
+
+
+def measure(job: Job, started: float) -> dict[str, Any]:
+    """Run the study in a throw-away project with the real data; return the record of it."""
+    contestant = CONTESTANTS[job.contestant]
+    with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
+        project = Project(root=Path(folder), home=Path(folder))
+        shutil.copy(Path(job.root) / "params.yaml", project.params)
+        (project.root / "data").symlink_to(Path(job.root) / "data")
+        params = load_params(project.params)
+        tuning = params.tune.model_copy(update={"pruner": params.tune.pruner if contestant.prunes else "none"})
+        params = params.model_copy(update={"seed": job.seed, "tune": tuning})
+        with quiet_native_logs():
+            trials = (search if contestant.ours else follow_example)(job, project, params, started)
+    in_time = [asdict(trial) for trial in trials if trial.seconds <= job.seconds]
+    return {**asdict(job), "trials": sorted(in_time, key=lambda trial: trial["seconds"])}
+
+
+def main() -> None:
+    """Measure the job given as JSON, which says when its process was started."""
+    record = measure(Job(**json.loads(sys.argv[1])), float(sys.argv[2]))
+    console().print(json.dumps(record, allow_nan=False), markup=False)
+
+
+if __name__ == "__main__":
+    run_command(main)

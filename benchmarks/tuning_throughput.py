@@ -1,0 +1,211 @@
+"""How much sooner `mnist tune` finds good parameters than the loop of Optuna's Keras example: see README.md."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import Grid, Record, Statistic, append, describe, machine, read_records, versions
+from mnist_pipeline.cli import run_command
+from mnist_pipeline.console import console, say
+from mnist_pipeline.errors import UserError
+from mnist_pipeline.files import atomic_path, write_json
+from mnist_pipeline.params import load_params
+from mnist_pipeline.project import find_project
+from mnist_pipeline.training.checkpoint import training_key
+from mnist_pipeline.tuning.space import space_of
+from one_study import CONTESTANTS, Job
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "tuning_throughput.jsonl"
+LIMIT = 0.25
+"""The issue's target: share of the example's time in which `mnist tune` is to be as good."""
+EXAMPLE, OURS = "example", "workers"
+
+TERMS = (
+    "Same space, same trainer and epochs, equal wall time, one process per study; the clock starts with the process, "
+    "so that imports and the start of workers count. Trials that ended later are left out.",
+    "The example: sequential, a fresh model and a fresh compilation for each trial, no pruning, the first trials at "
+    "random. `mnist tune` tries the current parameters first, and writes everything down: its journal, a run in MLflow "
+    "for each trial, the numbers of each epoch.",
+    "Best: validation accuracy of a trial's best epoch. As good as the example: seconds until the best accuracy that "
+    "the example of the same seed reached in all its time, over the seconds at which the example itself reached it; "
+    "where that never happened, all the time counts. Not counting the current parameters: the same, but what the trial "
+    "that tries them has reached is left out.",
+)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Studies of each contestant, with seeds 0, 1, ...")] = 3,
+    minutes: Annotated[float, typer.Option(min=0.5, help="Wall time of each study.")] = 4,
+    model: Annotated[str, typer.Option(help="A model with a space in params.yaml.")] = "mlp",
+    epochs: Annotated[int, typer.Option(min=1, help="Of each trial, at most.")] = 4,
+    results: Annotated[Path, typer.Option(help="JSON lines; .json, .md and .png go beside it.")] = RESULTS,
+    summarize: Annotated[bool, typer.Option("--summarize", help="Measure nothing: report on what there is.")] = False,
+) -> None:
+    """Measure the best validation accuracy against time, and what each measure contributes.
+
+    Run it inside the project, after `dvc repro`. Every study is written down as it ends; the same command goes on where
+    an interrupted one stopped.
+    """
+    jobs = plan(seeds, round(60 * minutes), model, epochs)
+    if not summarize:
+        run(jobs, results)
+    records = {name: [r for r in read_records(results) if _is(r, name, jobs[0].key)] for name in CONTESTANTS}
+    if not records[EXAMPLE]:
+        raise UserError(f"{results} has no study of the example on these terms: run this without --summarize.")
+    report({name: found for name, found in records.items() if found}, jobs[0], results)
+
+
+def plan(seeds: int, seconds: int, model: str, epochs: int) -> list[Job]:
+    """Return all studies in order: round by round, so that a slow hour of the machine strikes everyone alike."""
+    project = find_project()
+    space = space_of(load_params(project.params), model)
+    terms = {"model": model, "epochs": epochs, "seconds": seconds, "machine": machine(), "versions": versions()}
+    ranges = {path: values.model_dump_json() for path, values in space.items()}
+    key = training_key({**{name: json.dumps(term) for name, term in terms.items()}, **ranges})[:16]
+    return [
+        Job(name, seed, model, epochs, seconds, str(project.root), key) for seed in range(seeds) for name in CONTESTANTS
+    ]
+
+
+def run(jobs: Sequence[Job], results: Path) -> None:
+    """Do what is not done yet, and append each record as its study ends."""
+    done = {(record["contestant"], record["seed"], record["key"]) for record in read_records(results)}
+    left = [job for job in jobs if (job.contestant, job.seed, job.key) not in done]
+    for number, job in enumerate(left, start=1):
+        record = study_in_process(job)
+        append(results, record)
+        best = max((trial["accuracy"] for trial in record["trials"]), default=0.0)
+        trials = f"{len(record['trials']):3} trials  best {best:.2%}"
+        say(f"{number}/{len(left)}  {job.contestant:<8} seed {job.seed}  {trials}")
+
+
+def study_in_process(job: Job) -> Record:
+    """Run a study in a fresh process.
+
+    Raises:
+        UserError: it failed; it has said why.
+    """
+    command = [sys.executable, str(HERE / "one_study.py"), job.to_json(), str(time.time())]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"The study of {job.contestant} with seed {job.seed} failed, status {done.returncode}.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def best_until(record: Record, seconds: float, *, skip: int = 0) -> float | None:
+    """Return the best accuracy of all trials that ended by then, but for the `skip` first; None if there is none."""
+    values = [trial["accuracy"] for trial in record["trials"][skip:] if trial["seconds"] <= seconds]
+    return max(values, default=None)
+
+
+def seconds_to(record: Record, accuracy: float, *, skip: int = 0) -> float:
+    """Return when a study was first as good; all its time if it never was."""
+    good = (trial["seconds"] for trial in record["trials"][skip:] if trial["accuracy"] >= accuracy)
+    return next(good, float(record["seconds"]))
+
+
+def ratios(records: Sequence[Record], examples: Sequence[Record], *, skip: int = 0) -> list[float]:
+    """Return, seed by seed, the share of the example's time in which a contestant was as good as the example."""
+    by_seed = {record["seed"]: record for record in examples}
+    pairs = [(record, by_seed[record["seed"]]) for record in records if record["seed"] in by_seed]
+    goals = [(mine, theirs, best_until(theirs, theirs["seconds"]) or 1.0) for mine, theirs in pairs]
+    return [seconds_to(mine, goal, skip=skip) / seconds_to(theirs, goal) for mine, theirs, goal in goals]
+
+
+def report(records: Mapping[str, Sequence[Record]], job: Job, results: Path) -> None:
+    """Print the table and write it, the curves and all numbers beside `results`."""
+    statistics = {name: _statistics(found, records[EXAMPLE]) for name, found in records.items()}
+    grid = Grid(
+        f"Studies of {job.model}, {job.seconds} s each, {job.epochs} epochs per trial at most",
+        ("", *(CONTESTANTS[name].does for name in statistics)),
+        [[row, *(column[row].text(form, scale) for column in statistics.values())] for row, form, scale in ROWS],
+    )
+    notes = [describe(machine(), versions()), *_verdict(statistics), *TERMS]
+    grid.show()
+    for note in notes:
+        console().print(f"- {note}", markup=False, soft_wrap=False)
+    with atomic_path(results.with_suffix(".md")) as temporary:
+        text = "\n".join([grid.markdown(), *(f"- {note}" for note in notes)])
+        temporary.write_text(f"# Throughput of tuning\n\n{text}\n", encoding="utf-8")
+    write_json(results.with_suffix(".json"), _as_json(statistics))
+    draw(records, job.seconds, results.with_suffix(".png"))
+    say(f"Written: {results.with_suffix('.md')}, .json and .png")
+
+
+ROWS = [
+    ("trials per hour", ".0f", 1),
+    ("of them pruned, %", ".0f", 100),
+    ("best after a quarter of the time, %", ".2f", 100),
+    ("best after half of the time, %", ".2f", 100),
+    ("best in the end, %", ".2f", 100),
+    ("as good as the example, share of its time", ".2f", 1),
+    ("the same, not counting the current parameters", ".2f", 1),
+]
+"""Of the table: what, how a number of it is written, and times what."""
+
+
+def _statistics(records: Sequence[Record], examples: Sequence[Record]) -> dict[str, Statistic]:
+    """Return the rows of one contestant."""
+    counts = [len(record["trials"]) for record in records]
+    shares = [sum(t["pruned"] for t in r["trials"]) / n for r, n in zip(records, counts, strict=True) if n]
+    first = 1 if CONTESTANTS[records[0]["contestant"]].ours else 0
+    numbers: list[list[float]] = [
+        [count * 3600 / record["seconds"] for count, record in zip(counts, records, strict=True)],
+        shares,
+        *([b for r in records if (b := best_until(r, r["seconds"] * part))] for part in (0.25, 0.5, 1.0)),
+        ratios(records, examples),
+        ratios(records, examples, skip=first),
+    ]
+    return {row: Statistic.of(values) for (row, _, _), values in zip(ROWS, numbers, strict=True)}
+
+
+def _verdict(statistics: Mapping[str, Mapping[str, Statistic]]) -> list[str]:
+    """Return what came of the target, if it was measured."""
+    if OURS not in statistics:
+        return []
+    ratio = statistics[OURS]["as good as the example, share of its time"]
+    met = "met" if (ratio.mean or 0.0) <= LIMIT else "NOT met"
+    return [
+        f"Target: as good as the example in at most {LIMIT} of its time: {ratio.text('.2f')}, n = {ratio.n}: {met}."
+    ]
+
+
+def _as_json(statistics: Mapping[str, Mapping[str, Statistic]]) -> dict[str, Any]:
+    numbers = {name: {row: value.as_json() for row, value in rows.items()} for name, rows in statistics.items()}
+    return {"contestants": numbers, "machine": machine(), "versions": versions()}
+
+
+def draw(records: Mapping[str, Sequence[Record]], seconds: int, path: Path) -> None:
+    """Draw the best accuracy so far against time, one line per study."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for index, (name, found) in enumerate(records.items()):
+        for number, record in enumerate(found):
+            times = [trial["seconds"] for trial in record["trials"]]
+            best = [100 * (best_until(record, moment) or 0.0) for moment in times]
+            label = CONTESTANTS[name].does if number == 0 else None
+            axes.step([*times, seconds], [*best, *best[-1:]], where="post", color=f"C{index}", alpha=0.8, label=label)
+    axes.set(xlabel="seconds since the start of the process", ylabel="best validation accuracy, %", xlim=(0, seconds))
+    axes.legend(loc="lower right")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png")
+    plt.close(figure)
+
+
+def _is(record: Record, name: str, key: str) -> bool:
+    return (record["contestant"], record["key"]) == (name, key)
+
+
+if __name__ == "__main__":
+    run_command(app)
