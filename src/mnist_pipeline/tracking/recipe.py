@@ -115,19 +115,10 @@ class _Search:
         model_file = self._model_file()
         if params is None or model_file is None:
             return None
-        tags = self.run.data.tags
-        arguments = training_arguments(tags["model"], parameters_in(params, ["models"])["models"])
-        return Recipe(
-            self.run.info.run_id,
-            tags["model"],
-            arguments,
-            tags.get("git_commit", ""),
-            diff,
-            params,
-            data,
-            model_file,
-            tags,
-        )
+        tags, run_id = self.run.data.tags, self.run.info.run_id
+        name, commit = tags["model"], tags.get("git_commit", "")
+        arguments = training_arguments(name, parameters_in(params, ["models"])["models"])
+        return Recipe(run_id, name, arguments, commit, diff, params, data, model_file, tags)
 
     def _diff(self) -> Path | None:
         """Return the recorded patch; None if there was nothing uncommitted."""
@@ -158,9 +149,7 @@ class _Search:
         if file is None:
             self.missing.append(f"{PARAMS}: it is not among the artifacts of the run")
         elif parameters_in(file, list(values)) != dict(values):
-            self.missing.append(
-                f"{PARAMS}: the one among the artifacts of the run has other values than it was made by"
-            )
+            self.missing.append(f"{PARAMS}: the one among the artifacts of the run has other values than its training")
         return file
 
     def _data(self, wanted: Mapping[str, str]) -> dict[str, tuple[str, Evidence]]:
@@ -182,7 +171,7 @@ class _Search:
         return far if far.state == "verified" else near
 
     def _model_file(self) -> Path | None:
-        """Return the model that the run made, from the store or, if that has lost it, from the workspace or the cache."""
+        """Return the model that the run made: from the store or, if that has lost it, from wherever data is looked for."""
         digest = self.run.data.tags[MODEL_DIGEST]
         file = self.artifacts.model_file()
         if compare(file, digest) == "verified":

@@ -1,0 +1,278 @@
+"""`mnist reproduce` in a repository of its own: the old model again, bit for bit, or what is different or missing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_pipeline import reproduce
+from mnist_pipeline.files import file_digest
+from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.inputs import object_path
+from mnist_pipeline.tracking.rebuild import build_environment, checked_out
+from mnist_pipeline.tracking.recipe import ImpossibleError, Recipe, collect, training_arguments
+from mnist_pipeline.tracking.store import open_store
+from small_project import ROOT, make_project
+
+TRAINER = "src/mnist_pipeline/training/trainer.py"
+SEEDED = "keras.utils.set_random_seed(seed)"
+MOODY = "keras.utils.set_random_seed(seed + int(__import__('os').environ.get('MOOD', '0')))"
+"""Code that listens to what no run records, as some does."""
+
+
+@dataclass(frozen=True)
+class History:
+    """A project with a past."""
+
+    project: Project
+    committed: str
+    """Id of a run from a clean tree, whose code and parameters were changed later."""
+    uncommitted: str
+    """Id of a run from a tree with changes, of a model with a seed of its own."""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def edit(project: Project, path: str, old: str, new: str) -> None:
+    file = project.root / path
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def commit(project: Project) -> None:
+    git(project.root, "add", "--all")
+    git(project.root, "commit", "--quiet", "--message", "a step")
+
+
+def train(project: Project, *arguments: str) -> str:
+    """Train by the project's own code; return the id of the run."""
+    code = "from mnist_pipeline.cli import main; main()"
+    subprocess.run(
+        [sys.executable, "-c", code, "train", *arguments],
+        cwd=project.root,
+        env={**os.environ, "PYTHONPATH": str(project.root / "src")},
+        check=True,
+        timeout=300,
+    )
+    client = open_store(project)
+    experiment = client.get_experiment_by_name("mnist")
+    assert experiment is not None
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)
+    return newest[0].info.run_id
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
+    """Two trainings, and changes of code and parameters after each."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "DVC_ROOT"):
+            patch.delenv(name, raising=False)
+        project = make_project(tmp_path_factory.mktemp("past"))
+        shutil.copytree(ROOT / "src", project.root / "src", ignore=shutil.ignore_patterns("__pycache__"))
+        edit(project, TRAINER, SEEDED, MOODY)
+        (project.root / "requirements.lock").write_text("--no-index\nkeras==0.0 --hash=sha256:00\n")
+        (project.root / ".gitignore").write_text(
+            "/data/\n/models/\n/mlruns/\n/mlflow.db*\n/.checkpoints/\n__pycache__/\n"
+        )
+        git(project.root, "init", "--quiet", "--initial-branch", "main")
+        commit(project)
+        committed = train(project, "mlp")
+
+        # Changes that are committed, changes that are not, and a module that git has never seen.
+        edit(project, "params.yaml", "dropout: 0.2", "dropout: 0.4")
+        edit(project, TRAINER, SEEDED.partition("(")[0], f"tf.random.set_seed(1); {SEEDED.partition('(')[0]}")
+        commit(project)
+        edit(project, "params.yaml", "hidden_units: [16, 16]", "hidden_units: [12]")
+        edit(project, TRAINER, "seed + int(", "factor * seed + int(")
+        edit(project, TRAINER, "import keras\n", "import keras\nfrom mnist_pipeline.training.luck import factor\n")
+        (project.root / "src/mnist_pipeline/training/luck.py").write_text("factor = 2\n")
+        uncommitted = train(project, "mlp", "--seed", "7")
+
+        edit(project, "src/mnist_pipeline/training/luck.py", "2", "3")
+        edit(project, "params.yaml", "hidden_units: [12]", "hidden_units: [20]")
+        commit(project)
+        yield History(project, committed, uncommitted)
+
+
+def snapshot(project: Project) -> dict[str, bytes]:
+    """Return what must not change: the store's content and artifacts, the workspace, and what git knows."""
+    dump = "\n".join(
+        f"{run.info} {sorted(run.data.tags.items())} {sorted(run.data.metrics.items())}"
+        for run in open_store(project).search_runs(["0", "1", "2"])
+    )
+    folders = [project.artifacts, project.root / "models", project.root / "src", project.root / "data"]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        "store": dump.encode(),
+        "git": git(project.root, "status", "--porcelain").encode() + git(project.root, "worktree", "list").encode(),
+        **{str(path): path.read_bytes() for path in [*files, project.params] if path.suffix != ".lock"},
+    }
+
+
+def test_an_old_commit_gives_its_model_again_bit_for_bit(past: History, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(past.project)
+    assert reproduce.run(past.project, past.committed, install=False) == 0
+    said = capsys.readouterr().out
+    assert "The same, bit for bit" in said
+    assert "data/split/train.npz: in the workspace" in said
+    assert re.search(r"^  epoch 2/2", said, re.MULTILINE)
+    assert snapshot(past.project) == before
+
+
+def test_uncommitted_changes_and_a_seed_of_its_own_are_part_of_it(
+    past: History, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(past.project)
+    assert reproduce.run(past.project, past.uncommitted, install=False) == 0
+    said = capsys.readouterr().out
+    assert "mnist train mlp --seed 7" in said
+    assert "with what was not committed then" in said
+    assert snapshot(past.project) == before
+
+
+def test_a_difference_is_measured_and_has_its_own_status(
+    past: History, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOOD", "1")
+    client = open_store(past.project)
+    cpu = client.get_run(past.committed).data.tags["cpu"]
+    client.set_tag(past.committed, "cpu", "another processor")
+    assert reproduce.run(past.project, past.committed, install=False) == 3
+    client.set_tag(past.committed, "cpu", cpu)
+    told = capsys.readouterr()
+    assert "cpu another processor then, " in told.err
+    assert re.search(r"weights +[\d,]+ of 12,\d\d\d differ, by \S+ at most", told.out), told.out
+    assert re.search(r"validation accuracy +\d+\.\d\d% recorded, \d+\.\d\d% rebuilt", told.out)
+    assert re.search(r"the same digit +seen on \d+ of 200 validation images", told.out)
+    assert re.search(r"environment +cpu another processor then, ", told.out)
+
+
+def test_everything_that_is_missing_is_named_at_once(past: History, capsys: pytest.CaptureFixture[str]) -> None:
+    client = open_store(past.project)
+    run = client.get_run(past.uncommitted)
+    validation = past.project.split / "validation.npz"
+    (params,) = past.project.artifacts.rglob(f"{past.uncommitted}/artifacts/params.yaml")
+    (logged,) = past.project.artifacts.rglob(f"{run.outputs.model_outputs[0].model_id}/artifacts/data/model.keras")
+    trained = past.project.model_file("mlp_seed7")
+    kept = {path: path.read_bytes() for path in (validation, params, logged, trained)}
+    for path in kept:
+        path.unlink()
+    client.set_tag(past.uncommitted, "git_commit", "0" * 40)
+    assert reproduce.run(past.project, past.uncommitted, install=False) == 4
+    for path, content in kept.items():
+        path.write_bytes(content)
+    client.set_tag(past.uncommitted, "git_commit", run.data.tags["git_commit"])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"{past.uncommitted} cannot be rebuilt here:"
+    beginnings = (
+        f"  * commit {'0' * 40}: it is not in this repository",
+        "  * params.yaml: it is not among the artifacts",
+        f"  * data/split/validation.npz: md5 {file_digest(validation)} is neither in the workspace nor",
+        f"  * the model that it made: md5 {file_digest(trained)} is not in the store",
+    )
+    assert len(lines) == 1 + len(beginnings)
+    for line, beginning in zip(lines[1:], beginnings, strict=True):
+        assert line.startswith(beginning)
+
+
+def test_code_that_commit_and_diff_do_not_give_is_named(past: History, tmp_path: Path) -> None:
+    (diff,) = past.project.artifacts.rglob(f"{past.uncommitted}/artifacts/uncommitted.diff")
+    whole = diff.read_text(encoding="utf-8")
+    client = open_store(past.project)
+    digest = client.get_run(past.uncommitted).data.tags["git_diff_md5"]
+    # As it would have been recorded, had there been more room for some files than for others.
+    parts = [f"diff --git{part}" for part in whole.split("diff --git")[1:]]
+    kept = [part for part in parts if "trainer.py" not in part.splitlines()[0]]
+    left_out = "Left out, because the diff is longer than 1,000 characters: diff --git a/{0} b/{0}\n".format(TRAINER)
+    diff.write_text(left_out + "".join(kept), encoding="utf-8")
+    with pytest.raises(ImpossibleError, match=r"uncommitted\.diff: .* not the recorded one any more"):
+        collect(past.project, past.uncommitted, tmp_path)
+    client.set_tag(past.uncommitted, "git_diff_md5", file_digest(diff))
+    with pytest.raises(ImpossibleError, match=rf"another {TRAINER}; the recorded diff was too long for {TRAINER}$"):
+        collect(past.project, past.uncommitted, tmp_path)
+    diff.write_text(whole, encoding="utf-8")
+    client.set_tag(past.uncommitted, "git_diff_md5", digest)
+
+
+def test_what_is_no_finished_training_is_refused_with_the_reason(past: History, tmp_path: Path) -> None:
+    client = open_store(past.project)
+    experiment = client.get_experiment_by_name("mnist-tuning")
+    assert experiment is not None
+    for tags, reason in (
+        ({"study_id": "x"}, "it is the run of a study, not of a training"),
+        ({"trial": "3"}, "it is trial 3 of a study, and a trial keeps no model"),
+        ({"model": "mlp"}, r"its training left no model to compare with \(the run is RUNNING\)"),
+        (
+            {"model": "mlp", "model_md5": "x", "git_commit": "no commit"},
+            "the code: it was trained in a copy without git",
+        ),
+    ):
+        run_id = client.create_run(experiment.experiment_id, tags=tags).info.run_id
+        with pytest.raises(ImpossibleError, match=reason):
+            collect(past.project, run_id, tmp_path)
+        client.delete_run(run_id)
+
+
+def test_after_an_interruption_the_repository_knows_of_no_worktree(past: History, tmp_path: Path) -> None:
+    recipe = collect(past.project, past.committed, tmp_path)
+    before = git(past.project.root, "worktree", "list")
+    with pytest.raises(KeyboardInterrupt), checked_out(past.project, recipe, tmp_path) as tree:
+        assert MOODY in (tree.root / TRAINER).read_text(encoding="utf-8")
+        assert len(git(past.project.root, "worktree", "list").splitlines()) == 2
+        raise KeyboardInterrupt
+    assert git(past.project.root, "worktree", "list") == before
+    assert not (tmp_path / "tree").exists()
+
+
+def test_a_lock_that_cannot_be_installed_is_named(past: History, tmp_path: Path) -> None:
+    recipe = collect(past.project, past.committed, tmp_path)
+    with checked_out(past.project, recipe, tmp_path) as tree:
+        with pytest.raises(ImpossibleError, match=r"requirements\.lock cannot be installed here: `pip`"):
+            build_environment(tree, recipe, tmp_path)
+        tree.lock.write_text("another\n")
+        with pytest.raises(ImpossibleError, match=r"requirements\.lock: the run names md5 .*, its commit has"):
+            build_environment(tree, recipe, tmp_path)
+
+
+def test_data_comes_from_the_cache_or_a_remote_of_dvc(past: History, tmp_path: Path) -> None:
+    project = past.project
+    (project.root / ".dvc").mkdir()
+    (project.root / ".dvc" / "config").write_text(f"['remote \"storage\"']\n    url = {tmp_path / 'storage'}\n")
+    places = {"train": project.root / ".dvc" / "cache", "validation": tmp_path / "storage"}
+    files = {name: project.split / f"{name}.npz" for name in places}
+    moved = {name: object_path(place, file_digest(files[name])) for name, place in places.items()}
+    for name, place in moved.items():
+        place.parent.mkdir(parents=True)
+        files[name].rename(place)
+    try:
+        recipe = collect(project, past.committed, tmp_path)
+        found = {path: evidence.where for path, (_, evidence) in recipe.data.items()}
+        assert found["data/split/train.npz"] == "in DVC's cache"
+        assert found["data/split/validation.npz"] == "on DVC's remote storage"
+        with checked_out(project, recipe, tmp_path) as tree:
+            for name, place in moved.items():
+                assert (tree.split / f"{name}.npz").read_bytes() == place.read_bytes()
+    finally:
+        for name, place in moved.items():
+            place.rename(files[name])
+        shutil.rmtree(project.root / ".dvc")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("cnn", ["train", "cnn"]), ("cnn_seed7", ["train", "cnn", "--seed", "7"]), ("my_seed1", ["train", "my_seed1"])],
+)
+def test_a_sibling_is_trained_by_the_name_and_the_seed(name: str, arguments: list[str]) -> None:
+    assert list(training_arguments(name, {"cnn": {}, "my_seed1": {}})) == arguments
