@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from mnist_pipeline.console import console, say, warn
 from mnist_pipeline.data.dataset import load_validation
 from mnist_pipeline.errors import UserError
@@ -95,28 +93,19 @@ def _load(file: Path) -> "keras.Model":
 
 def _show(weights: WeightDifference | None, agreement: Agreement, environment: Mapping[str, tuple[str, str]]) -> None:
     """Print by how much two models differ, and what could be why."""
-    console().print("Trained again, but not the same:", style="yellow")
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row(
-        "weights",
-        f"{weights.differing:,} of {weights.count:,} differ, by {weights.largest:.2g} at most"
+    facts = {
+        "weights": f"{weights.differing:,} of {weights.count:,} differ, by {weights.largest:.2g} at most"
         if weights
         else "of other shapes: it is another network",
-    )
-    table.add_row(
-        "validation accuracy", f"{agreement.recorded_accuracy:.2%} recorded, {agreement.rebuilt_accuracy:.2%} rebuilt"
-    )
-    table.add_row(
-        "the same digit",
-        f"seen on {agreement.agreeing:,} of {agreement.images:,} validation images "
+        "validation accuracy": f"{agreement.recorded_accuracy:.2%} recorded, {agreement.rebuilt_accuracy:.2%} rebuilt",
+        "the same digit": f"seen on {agreement.agreeing:,} of {agreement.images:,} validation images "
         f"({agreement.agreeing / agreement.images:.2%})",
-    )
-    table.add_row(
-        "environment",
-        _told(environment)
-        or "all that the run recorded is the same here: look for a file that git ignores or an environment variable",
-    )
-    console().print(table)
+        "environment": _told(environment)
+        or "all that the run recorded is the same here: look for a file that git ignores, or an environment variable",
+    }
+    console().print("Trained again, but not the same:", style="yellow")
+    for what, fact in facts.items():
+        say(f"  {what:<20} {fact}")
 
 
 def _told(environment: Mapping[str, tuple[str, str]]) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from mnist_pipeline import reproduce
 from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.inputs import object_path
 from mnist_pipeline.tracking.rebuild import build_environment, checked_out
-from mnist_pipeline.tracking.recipe import ImpossibleError, Recipe, collect, training_arguments
+from mnist_pipeline.tracking.recipe import ImpossibleError, collect, training_arguments
 from mnist_pipeline.tracking.store import open_store
 from small_project import ROOT, make_project
 
@@ -73,6 +73,14 @@ def train(project: Project, *arguments: str) -> str:
     return newest[0].info.run_id
 
 
+def without_augmentation(project: Project) -> None:
+    """Spare each training the compilation of it."""
+    yaml = YAML()
+    content = yaml.load(project.params)
+    content["models"]["mlp"]["augmentation"] |= dict.fromkeys(("rotation", "shift", "zoom", "shear"), 0)
+    yaml.dump(content, project.params)
+
+
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     """Two trainings, and changes of code and parameters after each."""
@@ -82,6 +90,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
         project = make_project(tmp_path_factory.mktemp("past"))
         shutil.copytree(ROOT / "src", project.root / "src", ignore=shutil.ignore_patterns("__pycache__"))
         edit(project, TRAINER, SEEDED, MOODY)
+        without_augmentation(project)
         (project.root / "requirements.lock").write_text("--no-index\nkeras==0.0 --hash=sha256:00\n")
         (project.root / ".gitignore").write_text(
             "/data/\n/models/\n/mlruns/\n/mlflow.db*\n/.checkpoints/\n__pycache__/\n"
@@ -94,14 +103,14 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
         edit(project, "params.yaml", "dropout: 0.2", "dropout: 0.4")
         edit(project, TRAINER, SEEDED.partition("(")[0], f"tf.random.set_seed(1); {SEEDED.partition('(')[0]}")
         commit(project)
-        edit(project, "params.yaml", "hidden_units: [16, 16]", "hidden_units: [12]")
+        edit(project, "params.yaml", "activation: relu", "activation: gelu")
         edit(project, TRAINER, "seed + int(", "factor * seed + int(")
         edit(project, TRAINER, "import keras\n", "import keras\nfrom mnist_pipeline.training.luck import factor\n")
         (project.root / "src/mnist_pipeline/training/luck.py").write_text("factor = 2\n")
         uncommitted = train(project, "mlp", "--seed", "7")
 
         edit(project, "src/mnist_pipeline/training/luck.py", "2", "3")
-        edit(project, "params.yaml", "hidden_units: [12]", "hidden_units: [20]")
+        edit(project, "params.yaml", "activation: gelu", "activation: tanh")
         commit(project)
         yield History(project, committed, uncommitted)
 
@@ -153,7 +162,7 @@ def test_a_difference_is_measured_and_has_its_own_status(
     client.set_tag(past.committed, "cpu", cpu)
     told = capsys.readouterr()
     assert "cpu another processor then, " in told.err
-    assert re.search(r"weights +[\d,]+ of 12,\d\d\d differ, by \S+ at most", told.out), told.out
+    assert re.search(r"weights +[\d,]+ of 13,\d\d\d differ, by \S+ at most", told.out), told.out
     assert re.search(r"validation accuracy +\d+\.\d\d% recorded, \d+\.\d\d% rebuilt", told.out)
     assert re.search(r"the same digit +seen on \d+ of 200 validation images", told.out)
     assert re.search(r"environment +cpu another processor then, ", told.out)
@@ -195,7 +204,7 @@ def test_code_that_commit_and_diff_do_not_give_is_named(past: History, tmp_path:
     # As it would have been recorded, had there been more room for some files than for others.
     parts = [f"diff --git{part}" for part in whole.split("diff --git")[1:]]
     kept = [part for part in parts if "trainer.py" not in part.splitlines()[0]]
-    left_out = "Left out, because the diff is longer than 1,000 characters: diff --git a/{0} b/{0}\n".format(TRAINER)
+    left_out = f"Left out, because the diff is longer than 1,000 characters: diff --git a/{TRAINER} b/{TRAINER}\n"
     diff.write_text(left_out + "".join(kept), encoding="utf-8")
     with pytest.raises(ImpossibleError, match=r"uncommitted\.diff: .* not the recorded one any more"):
         collect(past.project, past.uncommitted, tmp_path)
@@ -228,10 +237,18 @@ def test_what_is_no_finished_training_is_refused_with_the_reason(past: History, 
 def test_after_an_interruption_the_repository_knows_of_no_worktree(past: History, tmp_path: Path) -> None:
     recipe = collect(past.project, past.committed, tmp_path)
     before = git(past.project.root, "worktree", "list")
-    with pytest.raises(KeyboardInterrupt), checked_out(past.project, recipe, tmp_path) as tree:
-        assert MOODY in (tree.root / TRAINER).read_text(encoding="utf-8")
-        assert len(git(past.project.root, "worktree", "list").splitlines()) == 2
-        raise KeyboardInterrupt
+    seen: list[str] = []
+
+    def interrupted() -> None:
+        with checked_out(past.project, recipe, tmp_path) as tree:
+            seen.append((tree.root / TRAINER).read_text(encoding="utf-8"))
+            seen.append(git(past.project.root, "worktree", "list"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert MOODY in seen[0]
+    assert len(seen[1].splitlines()) == 2
     assert git(past.project.root, "worktree", "list") == before
     assert not (tmp_path / "tree").exists()
 

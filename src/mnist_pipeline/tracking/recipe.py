@@ -171,7 +171,7 @@ class _Search:
         return far if far.state == "verified" else near
 
     def _model_file(self) -> Path | None:
-        """Return the model that the run made: from the store or, if that has lost it, from wherever data is looked for."""
+        """Return the model that the run made: from the store or, if it is lost there, from wherever data may be."""
         digest = self.run.data.tags[MODEL_DIGEST]
         file = self.artifacts.model_file()
         if compare(file, digest) == "verified":
