@@ -59,7 +59,7 @@ def _reproduce(project: Project, reference: str, folder: Path, *, install: bool)
         say("Training it again")
         tags = train_again(tree, recipe, python, folder)
         say("Comparing the weights")
-        return _compare(tree, recipe, differences(recipe.tags, tags))
+        return compare(tree, recipe, differences(recipe.tags, tags))
 
 
 def _ingredients(recipe: Recipe) -> list[str]:
@@ -71,8 +71,14 @@ def _ingredients(recipe: Recipe) -> list[str]:
     ]
 
 
-def _compare(tree: Project, recipe: Recipe, environment: Mapping[str, tuple[str, str]]) -> int:
-    """Compare the recorded model and the one that was trained in `tree`; print what differs."""
+def compare(tree: Project, recipe: Recipe, environment: Mapping[str, tuple[str, str]]) -> int:
+    """Compare the recorded model and the one that was trained again, print what differs, and return the exit status.
+
+    Args:
+        tree: the project that it was trained in.
+        recipe: what was repeated.
+        environment: what differed around the two trainings.
+    """
     models = [_load(file) for file in (recipe.model_file, tree.model_file(recipe.model))]
     weights = compare_weights(*(model.get_weights() for model in models))
     if weights and not weights.differing:
