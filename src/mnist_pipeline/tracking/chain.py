@@ -16,7 +16,8 @@ from mnist_pipeline.console import console
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.checks import Evidence, State, find_data, rebuild_code, sha256_of
 from mnist_pipeline.tracking.contents import DIFF, DIFF_DIGEST, PARAMS, TRACE
-from mnist_pipeline.tracking.inputs import Trace, parameters_in
+from mnist_pipeline.tracking.inputs import Trace, in_room, parameters_in
+from mnist_pipeline.tracking.pipeline import base_folder
 from mnist_pipeline.tracking.reference import Artifacts, compare, resolve
 from mnist_pipeline.tracking.runs import MODEL_DIGEST
 from mnist_pipeline.tracking.store import open_store
@@ -123,18 +124,16 @@ def _inputs_link(run: "Run", trace: Trace, artifacts: Artifacts) -> Link:
 
 def _data_links(project: Project, trace: Trace) -> list[Link]:
     """Return split, normalized and raw data, as far back as the trace goes."""
-    rooms = {"split": project.split, "normalized": project.normalized, "raw": project.raw}
     links: list[Link] = []
-    for name, folder in rooms.items():
-        room = folder.relative_to(project.root).as_posix()
-        pieces = {path: digest for path, digest in trace.data.items() if path == room or path.startswith(f"{room}/")}
+    for room in ("split", "normalized", "raw"):
+        pieces = {path: digest for path, digest in trace.data.items() if in_room(path, room)}
         parts = [_data_link(project, path, digest) for path, digest in pieces.items()]
-        if name == "raw":
-            parts += [_raw_link(project, f"{room}/{file}", digest) for file, digest in trace.raw_files.items()]
+        for folder in pieces if room == "raw" else ():
+            parts += [_raw_link(project, f"{folder}/{file}", digest) for file, digest in trace.raw_files.items()]
         if not parts:
-            links.append(Link(name, "missing", "dvc.lock did not say what was made from what when the run was logged"))
+            links.append(Link(room, "missing", "dvc.lock did not say what was made from what when the run was logged"))
         else:
-            links.append(Link(name, "verified", parts=tuple(parts)))
+            links.append(Link(room, "verified", parts=tuple(parts)))
     return links
 
 
@@ -166,7 +165,7 @@ def _commit_link(project: Project, run: "Run", trace: Trace, artifacts: Artifact
     if digest := run.data.tags.get(DIFF_DIGEST):
         diff = artifacts.path(DIFF)
         parts.append(Link(f"uncommitted changes md5 {digest}", compare(diff, digest), DIFF))
-    code = rebuild_code(project.root, commit, diff, trace.inputs.code)
+    code = rebuild_code(base_folder(project), commit, diff, trace.inputs.code)
     parts.append(Link(f"{len(trace.inputs.code)} code files", code.state, code.where))
     known = code.state != "missing" or code.path is not None
     return Link(

@@ -13,6 +13,7 @@ from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.git import apply_patch, git, path_from_top, top_folder
 from mnist_pipeline.tracking.inputs import listing_digest, object_path, read_listing
+from mnist_pipeline.tracking.pipeline import base_folder
 
 State = Literal["verified", "changed", "missing"]
 
@@ -30,7 +31,7 @@ class Evidence:
 
 def find_data(project: Project, path: str, digest: str) -> Evidence:
     """Look for a file or folder with this DVC hash, first in the workspace, then in DVC's cache; read all of it."""
-    here = project.root / path
+    here = base_folder(project) / path
     if _has_digest(here, digest):
         return Evidence("verified", "in the workspace", here)
     cached = object_path(dvc_cache(project), digest)

@@ -12,6 +12,7 @@ from pathlib import Path
 from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.git import git
+from mnist_pipeline.tracking.pipeline import base_folder
 from mnist_pipeline.tracking.redaction import redact
 
 PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "numpy")
@@ -20,8 +21,8 @@ SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.lock", "*.sh", "*.js
 """Files that belong to a recorded diff also when git does not track them yet; ignored ones never do."""
 MAX_DIFF = 1_000_000
 """Characters of a recorded diff; files for which there is no more room are left out, and named on top of it."""
-OURS = (".", ":(exclude)dvc.lock")
-"""The project, without the file that follows from all others."""
+OURS = (".", ":(exclude,glob)**/dvc.lock")
+"""The project, without the files that follow from all others."""
 LEFT_OUT = "Left out, because the diff is longer than "
 """Beginning of a line that names such a file."""
 NO_COMMIT = "no commit"
@@ -49,7 +50,7 @@ def lineage_tags(project: Project) -> dict[str, str]:
 def code_tags(project: Project) -> dict[str, str]:
     """Return the state of the code, and the hash of the lock that pins its environment."""
     lock = {"environment_lock_md5": file_digest(project.lock)} if project.lock.is_file() else {}
-    return code_state(project.root) | lock
+    return code_state(base_folder(project)) | lock
 
 
 def code_state(root: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from mnist_pipeline.project import Project, find_project
 from mnist_pipeline.tracking.contents import DIFF
 from mnist_pipeline.tracking.git import apply_patch, git, path_from_top, top_folder
 from mnist_pipeline.tracking.inputs import object_path, read_listing
+from mnist_pipeline.tracking.pipeline import base_folder
 from mnist_pipeline.tracking.recipe import ImpossibleError, Recipe
 
 ENVIRONMENT = (
@@ -44,7 +45,8 @@ def checked_out(project: Project, recipe: Recipe, folder: Path) -> Generator[Pro
     Raises:
         ImpossibleError: git cannot do it.
     """
-    top, place, tree = top_folder(project.root), path_from_top(project.root), folder / "tree"
+    base, tree = base_folder(project), folder / "tree"
+    top, place = top_folder(base), tree / path_from_top(base)
     try:
         # Without hooks: DVC's would check out data, and nobody else's is meant for this.
         quietly = ("-c", f"core.hooksPath={os.devnull}")
@@ -52,11 +54,11 @@ def checked_out(project: Project, recipe: Recipe, folder: Path) -> Generator[Pro
             raise ImpossibleError([f"git cannot check commit {recipe.commit} out into {tree}"])
         if recipe.diff and not apply_patch(tree, recipe.diff):
             raise ImpossibleError([f"{DIFF} does not apply to commit {recipe.commit}"])
-        shutil.copyfile(recipe.params, tree / place / project.params.name)
+        shutil.copyfile(recipe.params, place / recipe.folder / project.params.name)
         for path, (digest, evidence) in recipe.data.items():
             if evidence.path:
-                _copy_data(evidence.path, digest, tree / place / path)
-        yield find_project(tree / place)
+                _copy_data(evidence.path, digest, place / path)
+        yield find_project(place / recipe.folder)
     finally:
         if git(top, "worktree", "remove", "--force", str(tree)) is None:
             shutil.rmtree(tree, ignore_errors=True)
@@ -83,9 +85,11 @@ def build_environment(tree: Project, recipe: Recipe, folder: Path) -> Path:
         ImpossibleError: the lock is not the recorded one, or cannot be installed.
     """
     wanted = recipe.tags.get(LOCK)
-    found = file_digest(tree.lock) if tree.lock.is_file() else "none"
+    found = file_digest(tree.lock) if tree.lock.is_file() else None
+    if wanted is None:
+        raise ImpossibleError([f"{tree.lock.name}: which one the run was made with is not recorded"])
     if wanted != found:
-        raise ImpossibleError([f"{tree.lock.name}: the run names md5 {wanted}, its commit has {found}"])
+        raise ImpossibleError([f"{tree.lock.name}: the run names md5 {wanted}, its commit has {found or 'none'}"])
     python = folder / "environment" / "bin" / "python"
     install = ("-m", "pip", "--disable-pip-version-check", "install", "-qq", "--no-deps", "--require-hashes", "-r")
     for command in (

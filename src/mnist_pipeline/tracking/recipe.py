@@ -12,6 +12,7 @@ from mnist_pipeline.tracking.checks import Evidence, fetch_data, find_data, rebu
 from mnist_pipeline.tracking.contents import DIFF, DIFF_DIGEST, PARAMS, TRACE
 from mnist_pipeline.tracking.inputs import Trace, parameters_in
 from mnist_pipeline.tracking.lineage import LEFT_OUT, NO_COMMIT, UNKNOWN
+from mnist_pipeline.tracking.pipeline import base_folder
 from mnist_pipeline.tracking.redaction import BLOT
 from mnist_pipeline.tracking.reference import Artifacts, compare, resolve
 from mnist_pipeline.tracking.runs import MODEL_DIGEST
@@ -36,6 +37,8 @@ class Recipe:
     """All that a training started from, found and verified, and the model that it made."""
 
     run_id: str
+    folder: Path
+    """Where its project is, from the top of the repository's copy."""
     model: str
     """Its name, such as `cnn` or `cnn_seed7`."""
     arguments: tuple[str, ...]
@@ -112,13 +115,14 @@ class _Search:
         self._check_code(diff, trace.inputs.code if trace else {})
         params = self._params(trace.parameters if trace else {})
         data = self._data(trace.inputs.data if trace else {})
-        model_file = self._model_file()
+        folder = trace.folder if trace else Path()
+        model_file = self._model_file(folder)
         if params is None or model_file is None:
             return None
         tags, run_id = self.run.data.tags, self.run.info.run_id
         name, commit = tags["model"], tags.get("git_commit", "")
         arguments = training_arguments(name, parameters_in(params, ["models"])["models"])
-        return Recipe(run_id, name, arguments, commit, diff, params, data, model_file, tags)
+        return Recipe(run_id, folder, name, arguments, commit, diff, params, data, model_file, tags)
 
     def _diff(self) -> Path | None:
         """Return the recorded patch; None if there was nothing uncommitted."""
@@ -138,7 +142,7 @@ class _Search:
         elif commit in (UNKNOWN, ""):
             self.missing.append("the code: the run was restored from files, and from which commit nobody knows")
         else:
-            found = rebuild_code(self.project.root, commit, diff, code)
+            found = rebuild_code(base_folder(self.project), commit, diff, code)
             if found.state == "missing":
                 self.missing.append(f"commit {commit}: it is not in this repository (`git fetch --all` may bring it)")
             elif found.state == "changed":
@@ -170,14 +174,14 @@ class _Search:
         far = fetch_data(self.project, digest, self.artifacts.folder / digest)
         return far if far.state == "verified" else near
 
-    def _model_file(self) -> Path | None:
+    def _model_file(self, folder: Path) -> Path | None:
         """Return the model that the run made: from the store or, if it is lost there, from wherever data may be."""
         digest = self.run.data.tags[MODEL_DIGEST]
         file = self.artifacts.model_file()
         if compare(file, digest) == "verified":
             return file
-        path = self.project.model_file(self.run.data.tags["model"]).relative_to(self.project.root).as_posix()
-        found = self._find(path, digest)
+        place = self.project.model_file(self.run.data.tags["model"]).relative_to(self.project.root)
+        found = self._find((folder / place).as_posix(), digest)
         if found.state == "verified":
             return found.path
         self.missing.append(f"the model that it made: md5 {digest} is not in the store, so nothing can be compared")
