@@ -55,12 +55,16 @@ def show(project: Project, reference: str) -> bool:
     Raises:
         UserError: there is no such run or version, or it holds no record of its inputs.
     """
+    from rich.segment import Segments
+
     links = chain(project, reference)
     tree = _node(links[0])
     node = tree
     for link in links[1:]:
         node = node.add(_node(link))
-    console().print(tree, width=WIDTH, crop=False)
+    # `print` itself would cut the lines to the width of the terminal, or to 80 where there is none.
+    out = console()
+    out.print(Segments(out.render(tree, out.options.update(width=WIDTH))), crop=False)
     return all(link.is_verified for link in links)
 
 
