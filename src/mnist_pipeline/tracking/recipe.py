@@ -107,20 +107,21 @@ class _Search:
 
     def recipe(self) -> Recipe | None:
         """Return what was found; None, or with `missing` filled, if it is not all."""
-        text = self.artifacts.text(TRACE)
+        text, tags = self.artifacts.text(TRACE), self.run.data.tags
         trace = Trace.from_json(text) if text else None
         if trace is None:
             self.missing.append(f"{TRACE}: the run does not say which code and data it used")
         diff = self._diff()
-        self._check_code(diff, trace.inputs.code if trace else {})
+        # Without its diff the code is another, of course: whether the commit is there is still worth knowing.
+        complete = diff is not None or DIFF_DIGEST not in tags
+        self._check_code(diff, trace.inputs.code if trace and complete else {})
         params = self._params(trace.parameters if trace else {})
         data = self._data(trace.inputs.data if trace else {})
         folder = trace.folder if trace else Path()
         model_file = self._model_file(folder)
         if params is None or model_file is None:
             return None
-        tags, run_id = self.run.data.tags, self.run.info.run_id
-        name, commit = tags["model"], tags.get("git_commit", "")
+        run_id, name, commit = self.run.info.run_id, tags["model"], tags.get("git_commit", "")
         arguments = training_arguments(name, parameters_in(params, ["models"])["models"])
         return Recipe(run_id, folder, name, arguments, commit, diff, params, data, model_file, tags)
 
@@ -193,7 +194,8 @@ def _gaps(diff: Path | None) -> str:
     text = diff.read_text(encoding="utf-8") if diff else ""
     left_out = [line.rpartition(" b/")[2] for line in text.splitlines() if line.startswith(LEFT_OUT)]
     cut = f"; the recorded diff was too long for {', '.join(left_out)}" if left_out else ""
-    return cut + ("; secrets in the recorded diff are blotted out" if f"//{BLOT}@" in text else "")
+    secrets = any(blotted in text for blotted in (f"//{BLOT}@", f"={BLOT}"))
+    return cut + ("; secrets in the recorded diff are blotted out" if secrets else "")
 
 
 def training_arguments(name: str, models: Mapping[str, object]) -> tuple[str, ...]:
