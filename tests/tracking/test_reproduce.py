@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,9 @@ from mnist_pipeline.files import file_digest
 from mnist_pipeline.params import load_params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.inputs import object_path
-from mnist_pipeline.tracking.rebuild import build_environment, checked_out, differences
+from mnist_pipeline.tracking.rebuild import build_environment, checked_out, differences, train_again
 from mnist_pipeline.tracking.recipe import ImpossibleError, collect, training_arguments
+from mnist_pipeline.tracking.registry import Registry
 from mnist_pipeline.tracking.store import open_store
 from small_project import ROOT, make_project
 
@@ -148,12 +149,17 @@ def test_an_old_commit_gives_its_model_again_bit_for_bit(past: History, capsys: 
 def test_uncommitted_changes_and_a_seed_of_its_own_are_part_of_it(
     past: History, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    client = open_store(past.project)
+    keras = client.get_run(past.uncommitted).data.tags["keras"]
+    client.set_tag(past.uncommitted, "keras", "3.0.0")
     before = snapshot(past.project)
     assert reproduce.run(past.project, past.uncommitted, install=False) == 0
-    said = capsys.readouterr().out
-    assert "mnist train mlp --seed 7" in said
-    assert "with what was not committed then" in said
     assert snapshot(past.project) == before
+    client.set_tag(past.uncommitted, "keras", keras)
+    told = capsys.readouterr()
+    assert "mnist train mlp --seed 7" in told.out
+    assert "with what was not committed then" in told.out
+    assert f"Not as it was recorded: keras 3.0.0 then, {keras} now." in told.err
 
 
 def test_a_difference_is_measured_and_has_its_own_status(
@@ -291,6 +297,25 @@ def test_data_comes_from_the_cache_or_a_remote_of_dvc(past: History, tmp_path: P
         for name, place in moved.items():
             place.rename(files[name])
         shutil.rmtree(project.root / ".dvc")
+
+
+def test_a_training_that_fails_is_no_difference(
+    past: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(collect(past.project, past.committed, tmp_path), arguments=("train", "nobody"))
+    with (
+        checked_out(past.project, recipe, tmp_path) as tree,
+        pytest.raises(ImpossibleError, match=r"^`mnist train nobody` of that commit fails here, with status 1$"),
+    ):
+        train_again(tree, recipe, Path(sys.executable), tmp_path)
+    assert "  error: params.yaml has no model `nobody`" in capsys.readouterr().out
+
+
+def test_a_registered_version_stands_for_its_run(past: History, tmp_path: Path) -> None:
+    client = open_store(past.project)
+    digest = client.get_run(past.committed).data.tags["model_md5"]
+    version = Registry(client).add(past.committed, digest, description="", tags={})
+    assert collect(past.project, f"models:/mnist/{version.number}", tmp_path).run_id == past.committed
 
 
 @pytest.mark.parametrize(
