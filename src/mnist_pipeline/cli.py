@@ -177,8 +177,9 @@ def reproduce(
 ) -> None:
     """Train a run's model again, from its commit, changes, parameters and data, and compare the weights bit by bit.
 
-    It happens in a temporary git worktree. Exit status: 0 if the weights are the same, 3 if they differ (it says by how
-    much), 4 if something is missing (it says what).
+    It happens in a temporary git worktree: nothing of yours changes.
+
+    Exit status: 0 if the weights are the same, 3 if they differ (and by how much), 4 if something is missing (and what).
     """
     from mnist_pipeline.project import find_project
     from mnist_pipeline.reproduce import run
