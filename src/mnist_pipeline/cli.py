@@ -179,7 +179,7 @@ def reproduce(
 
     It happens in a temporary git worktree: nothing of yours changes.
 
-    Exit status: 0 if the weights are the same, 3 if they differ (and by how much), 4 if something is missing (and what).
+    Exit status: 0 if the weights are the same, 3 if they differ (it says by how much), 4 if a part is missing (which).
     """
     from mnist_pipeline.project import find_project
     from mnist_pipeline.reproduce import run
