@@ -169,6 +169,25 @@ def lineage(
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
+def reproduce(
+    reference: Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")],
+    install: Annotated[
+        bool, typer.Option("--install", help="First install the environment that it was locked to, beside this one.")
+    ] = False,
+) -> None:
+    """Train a run's model again, from its commit, changes, parameters and data, and compare the weights bit by bit.
+
+    It happens in a temporary git worktree: nothing of yours changes.
+
+    Exit status: 0 if the weights are the same, 3 if they differ (it says by how much), 4 if a part is missing (which).
+    """
+    from mnist_pipeline.project import find_project
+    from mnist_pipeline.reproduce import run
+
+    raise typer.Exit(run(find_project(), reference, install=install))
+
+
+@app.command(rich_help_panel=EXPERIMENTS)
 def tune(
     name: ModelName,
     trials: Annotated[int, typer.Option(min=1, help="How many trials the study shall have in the end.")] = 20,

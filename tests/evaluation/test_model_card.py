@@ -53,7 +53,8 @@ def test_the_card_states_the_facts() -> None:
         "epoch 9 was the best on validation and is kept; seed 3.",
         "* architecture: kind cnn, blocks [{filters 24, dropout 0.0}], dense_units [256]",
         "* training: epochs 10, optimizer {name adamw, learning_rate 0.004}",
-        "git checkout c0ffee\ndvc repro train@cnn evaluate@cnn\n",
+        "\nmnist reproduce 0123456789abcdef\n",
+        "takes commit `c0ffee` and the parameters",
         "MLflow run `0123456789abcdef`",
     ):
         assert fact in card
@@ -62,10 +63,10 @@ def test_the_card_states_the_facts() -> None:
 
 
 def test_how_to_rebuild_depends_on_what_was_committed() -> None:
-    assert "git apply uncommitted.diff" not in model_card(FACTS)
-    assert "git apply uncommitted.diff" in model_card(replace(FACTS, dirty=True))
+    assert "what was not committed then" not in model_card(FACTS)
+    assert "commit `c0ffee`, what was not committed then, and" in model_card(replace(FACTS, dirty=True))
     without_git = model_card(replace(FACTS, commit="no commit"))
-    assert "git checkout" not in without_git
+    assert "mnist reproduce" not in without_git
     assert "which code that was is not recorded" in without_git
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import write_json
+from mnist_pipeline.files import file_digest, write_json
 from mnist_pipeline.params import Params, load_params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.chain import Link, chain, show
@@ -122,7 +122,10 @@ def test_the_chain_is_verified_until_something_changes(
         assert found[what] == "verified"
     assert found["raw"] == "missing"  # a split that no stage made
     assert not show(project, run_id)
-    assert "missing" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "missing" in printed
+    # Whole, to be copied, however narrow the terminal.
+    assert f"train.npz md5 {file_digest(project.split / 'train.npz')} (in the workspace)" in printed
 
     data = project.split / "train.npz"
     intact = data.read_bytes()

@@ -23,7 +23,8 @@ from mnist_pipeline.files import file_digest, read_json
 from mnist_pipeline.params import load_params
 from mnist_pipeline.project import Project, find_project
 from mnist_pipeline.tracking.chain import chain
-from mnist_pipeline.tracking.inputs import present_inputs, read_lock, recorded_inputs
+from mnist_pipeline.tracking.inputs import present_inputs, recorded_inputs
+from mnist_pipeline.tracking.pipeline import read_lock
 from mnist_pipeline.tracking.settled import is_settled
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import sync

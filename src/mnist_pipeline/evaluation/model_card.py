@@ -206,12 +206,14 @@ def _rebuild(facts: CardFacts) -> str:
             f"place and run `dvc repro train@{facts.name} evaluate@{facts.name}`."
         )
     else:
-        patch = "git apply uncommitted.diff  # another artifact of the run\n" if facts.dirty else ""
+        changes = ", what was not committed then," if facts.dirty else ""
         how = f"""\
 ```console
-git checkout {facts.commit}
-{patch}dvc repro train@{facts.name} evaluate@{facts.name}
-```"""
+mnist reproduce {facts.run_id}
+```
+
+takes commit `{facts.commit}`{changes} and the parameters and data of that day, trains it again in a temporary copy, and
+compares the weights bit by bit."""
     return f"""\
 ## How to rebuild it
 

@@ -5,7 +5,6 @@ content, and missing if it was not found. Data are looked for in the workspace a
 model in the store.
 """
 
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,19 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.console import console
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.checks import Evidence, State, find_data, rebuild_code, sha256_of
 from mnist_pipeline.tracking.contents import DIFF, DIFF_DIGEST, PARAMS, TRACE
-from mnist_pipeline.tracking.inputs import Trace, parameters_in
-from mnist_pipeline.tracking.model_folder import MODEL_FILE
-from mnist_pipeline.tracking.registry import MODEL
-from mnist_pipeline.tracking.runs import MODEL_DIGEST, find_run_by_digest
+from mnist_pipeline.tracking.inputs import Trace, in_room, parameters_in
+from mnist_pipeline.tracking.pipeline import base_folder
+from mnist_pipeline.tracking.reference import Artifacts, compare, resolve
+from mnist_pipeline.tracking.runs import MODEL_DIGEST
 from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
     from rich.tree import Tree
@@ -59,35 +55,31 @@ def show(project: Project, reference: str) -> bool:
     Raises:
         UserError: there is no such run or version, or it holds no record of its inputs.
     """
+    from rich.segment import Segments
+
     links = chain(project, reference)
     tree = _node(links[0])
     node = tree
     for link in links[1:]:
         node = node.add(_node(link))
-    console().print(tree, width=WIDTH, crop=False)
+    # `print` itself would cut the lines to the width of the terminal, or to 80 where there is none.
+    out = console()
+    out.print(Segments(out.render(tree, out.options.update(width=WIDTH))), crop=False)
     return all(link.is_verified for link in links)
 
 
 def chain(project: Project, reference: str) -> list[Link]:
     """Return the links from the registered version or the run back to the commit."""
     client = open_store(project)
-    version = _version(client, reference) if reference.startswith("models:") else None
-    run_id = (version.run_id or "") if version else reference
-    run = _run(client, run_id)
-    if run is None and version:  # a run that was deleted, and restored under another id
-        run = find_run_by_digest(client, version.tags.get(MODEL_DIGEST, ""))
-    if run is None and version is None:
-        raise UserError(
-            f"The store has no run {reference}: give a run's id, models:/{MODEL}@champion or models:/{MODEL}/3."
-        )
+    version, run = resolve(client, reference)
     links = [_version_link(version, run)] if version else []
     if run is None:
-        return [*links, Link(f"run {run_id}", "missing", "not in the store any more")]
+        return [*links, Link(f"run {version.run_id if version else reference}", "missing", "not in the store any more")]
     with tempfile.TemporaryDirectory() as folder:
-        return [*links, _run_link(run), *_links_behind(project, run, _Artifacts(client, run, Path(folder)))]
+        return [*links, _run_link(run), *_links_behind(project, run, Artifacts(client, run, Path(folder)))]
 
 
-def _links_behind(project: Project, run: "Run", artifacts: "_Artifacts") -> list[Link]:
+def _links_behind(project: Project, run: "Run", artifacts: Artifacts) -> list[Link]:
     """Return what the run holds, and what that was made from."""
     model = [_model_link(run, artifacts)] if MODEL_DIGEST in run.data.tags else []
     if (text := artifacts.text(TRACE)) is None:
@@ -95,70 +87,6 @@ def _links_behind(project: Project, run: "Run", artifacts: "_Artifacts") -> list
     trace = Trace.from_json(text)
     inputs, data = _inputs_link(run, trace, artifacts), _data_links(project, trace)
     return [*model, inputs, *data, _commit_link(project, run, trace, artifacts)]
-
-
-@dataclass(frozen=True)
-class _Artifacts:
-    """The files of a run, fetched when asked for."""
-
-    client: "MlflowClient"
-    run: "Run"
-    folder: Path
-
-    def path(self, name: str) -> Path | None:
-        """Return a copy of an artifact; None if there is no such artifact."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return Path(self.client.download_artifacts(self.run.info.run_id, name, str(self.folder)))
-        except (MlflowException, OSError):
-            return None
-
-    def text(self, name: str) -> str | None:
-        """Return the content of an artifact."""
-        path = self.path(name)
-        return path.read_text(encoding="utf-8") if path else None
-
-    def model_file(self) -> Path | None:
-        """Return a copy of the logged model's file."""
-        import mlflow
-        from mlflow.exceptions import MlflowException
-
-        outputs = self.run.outputs.model_outputs if self.run.outputs else []
-        if not outputs:
-            return None
-        try:
-            location = self.client.get_logged_model(outputs[-1].model_id).artifact_location
-            return Path(mlflow.artifacts.download_artifacts(f"{location}/{MODEL_FILE}", dst_path=str(self.folder)))
-        except (MlflowException, OSError):
-            return None
-
-
-def _version(client: "MlflowClient", reference: str) -> "ModelVersion":
-    from mlflow.exceptions import MlflowException
-
-    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
-    if parts is None:
-        raise UserError(f"{reference}: write models:/{MODEL}@champion, models:/{MODEL}/3 or a run's id.")
-    name, alias, number = parts.groups()
-    try:
-        if alias:
-            return client.get_model_version_by_alias(name, alias)
-        return client.get_model_version(name, number)
-    except MlflowException as error:
-        raise UserError(
-            f"The registry has no {reference}: `mnist register` (or `dvc repro`) registers a model."
-        ) from error
-
-
-def _run(client: "MlflowClient", run_id: str) -> "Run | None":
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException:
-        return None
-    return None if run.info.lifecycle_stage == "deleted" else run
 
 
 def _version_link(version: "ModelVersion", run: "Run | None") -> Link:
@@ -177,13 +105,13 @@ def _run_link(run: "Run") -> Link:
     return Link(f"run {run.info.run_id}", "verified", f"`{command}`, {run.info.status}, {started}{restored}")
 
 
-def _model_link(run: "Run", artifacts: _Artifacts) -> Link:
+def _model_link(run: "Run", artifacts: Artifacts) -> Link:
     digest = run.data.tags[MODEL_DIGEST]
     file = artifacts.model_file()
-    return Link(f"model file md5 {digest}", _compare(file, digest), "in the store")
+    return Link(f"model file md5 {digest}", compare(file, digest), "in the store")
 
 
-def _inputs_link(run: "Run", trace: Trace, artifacts: _Artifacts) -> Link:
+def _inputs_link(run: "Run", trace: Trace, artifacts: Artifacts) -> Link:
     """Recompute the key from the recorded inputs, and compare the recorded parameters with params.yaml."""
     inputs = trace.inputs
     what = f"{inputs.stage} inputs {inputs.key[:12]}"
@@ -200,18 +128,16 @@ def _inputs_link(run: "Run", trace: Trace, artifacts: _Artifacts) -> Link:
 
 def _data_links(project: Project, trace: Trace) -> list[Link]:
     """Return split, normalized and raw data, as far back as the trace goes."""
-    rooms = {"split": project.split, "normalized": project.normalized, "raw": project.raw}
     links: list[Link] = []
-    for name, folder in rooms.items():
-        room = folder.relative_to(project.root).as_posix()
-        pieces = {path: digest for path, digest in trace.data.items() if path == room or path.startswith(f"{room}/")}
+    for room in ("split", "normalized", "raw"):
+        pieces = {path: digest for path, digest in trace.data.items() if in_room(path, room)}
         parts = [_data_link(project, path, digest) for path, digest in pieces.items()]
-        if name == "raw":
-            parts += [_raw_link(project, f"{room}/{file}", digest) for file, digest in trace.raw_files.items()]
+        for folder in pieces if room == "raw" else ():
+            parts += [_raw_link(project, f"{folder}/{file}", digest) for file, digest in trace.raw_files.items()]
         if not parts:
-            links.append(Link(name, "missing", "dvc.lock did not say what was made from what when the run was logged"))
+            links.append(Link(room, "missing", "dvc.lock did not say what was made from what when the run was logged"))
         else:
-            links.append(Link(name, "verified", parts=tuple(parts)))
+            links.append(Link(room, "verified", parts=tuple(parts)))
     return links
 
 
@@ -235,26 +161,20 @@ def _raw_link(project: Project, path: str, digest: str) -> Link:
     return replace(link, detail=f"{evidence.where}, sha256 {found}, not MNIST as published")
 
 
-def _commit_link(project: Project, run: "Run", trace: Trace, artifacts: _Artifacts) -> Link:
+def _commit_link(project: Project, run: "Run", trace: Trace, artifacts: Artifacts) -> Link:
     """Rebuild the stage's code from the commit and the recorded diff, and compare each file."""
     commit = run.data.tags.get("git_commit", "")
     diff: Path | None = None
     parts: list[Link] = []
     if digest := run.data.tags.get(DIFF_DIGEST):
         diff = artifacts.path(DIFF)
-        parts.append(Link(f"uncommitted changes md5 {digest}", _compare(diff, digest), DIFF))
-    code = rebuild_code(project.root, commit, diff, trace.inputs.code)
+        parts.append(Link(f"uncommitted changes md5 {digest}", compare(diff, digest), DIFF))
+    code = rebuild_code(base_folder(project), commit, diff, trace.inputs.code)
     parts.append(Link(f"{len(trace.inputs.code)} code files", code.state, code.where))
     known = code.state != "missing" or code.path is not None
     return Link(
         f"commit {commit}", "verified" if known else "missing", run.data.tags.get("git_branch", ""), tuple(parts)
     )
-
-
-def _compare(file: Path | None, digest: str) -> State:
-    if file is None:
-        return "missing"
-    return "verified" if file_digest(file) == digest else "changed"
 
 
 def _node(link: Link) -> "Tree":

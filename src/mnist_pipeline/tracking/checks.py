@@ -1,7 +1,6 @@
 """Finding again what a run names by its hash: data in the workspace or in DVC's cache, code in git."""
 
 import hashlib
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,9 @@ from typing import Literal
 
 from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.git import apply_patch, git, path_from_top, top_folder
 from mnist_pipeline.tracking.inputs import listing_digest, object_path, read_listing
+from mnist_pipeline.tracking.pipeline import base_folder
 
 State = Literal["verified", "changed", "missing"]
 
@@ -30,7 +31,7 @@ class Evidence:
 
 def find_data(project: Project, path: str, digest: str) -> Evidence:
     """Look for a file or folder with this DVC hash, first in the workspace, then in DVC's cache; read all of it."""
-    here = project.root / path
+    here = base_folder(project) / path
     if _has_digest(here, digest):
         return Evidence("verified", "in the workspace", here)
     cached = object_path(dvc_cache(project), digest)
@@ -50,14 +51,31 @@ def sha256_of(path: Path) -> str:
 @cache
 def dvc_cache(project: Project) -> Path:
     """Return the folder of DVC's cache, wherever DVC's configuration has it."""
-    usual = project.home / ".dvc" / "cache"
+    named = (_dvc(project, "cache", "dir") or "").strip()
+    return Path(named) if named else project.home / ".dvc" / "cache"
+
+
+def fetch_data(project: Project, digest: str, target: Path) -> Evidence:
+    """Fetch the file with this DVC hash from the first of DVC's remotes that has it, to `target`."""
+    for line in (_dvc(project, "remote", "list") or "").splitlines():
+        remote = line.split()[0]
+        address = f"remote://{remote}/{object_path(Path(), digest).as_posix()}"
+        if _dvc(project, "get-url", "--force", address, str(target)) is not None and _has_digest(target, digest):
+            return Evidence("verified", f"on DVC's remote {remote}", target)
+    return Evidence("missing", "")
+
+
+def _dvc(project: Project, *arguments: str) -> str | None:
+    """Return what DVC prints, or None if it fails, or there is none."""
+    if not (project.home / ".dvc").is_dir():
+        return None
     try:
         done = subprocess.run(
-            ["dvc", "cache", "dir"], cwd=project.home, capture_output=True, text=True, check=False, timeout=60
+            ["dvc", *arguments], cwd=project.home, capture_output=True, text=True, check=False, timeout=600
         )
     except (OSError, subprocess.TimeoutExpired):
-        return usual
-    return Path(done.stdout.strip()) if done.returncode == 0 and done.stdout.strip() else usual
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def rebuild_code(root: Path, commit: str, diff: Path | None, code: Mapping[str, str]) -> Evidence:
@@ -65,24 +83,23 @@ def rebuild_code(root: Path, commit: str, diff: Path | None, code: Mapping[str, 
 
     It happens in a copy of git's index: neither the workspace nor the repository changes.
     """
-    if not commit or not _succeeds(root, "cat-file", "-e", f"{commit}^{{commit}}"):
+    if not commit or git(root, "cat-file", "-e", f"{commit}^{{commit}}") is None:
         return Evidence("missing", "the commit is not in this repository")
     with tempfile.TemporaryDirectory() as folder:
-        objects = _git_path(root, "--path-format=absolute", "--git-path", "objects")
-        top = _git_path(root, "--show-toplevel")
+        objects = (git(root, "rev-parse", "--path-format=absolute", "--git-path", "objects") or "").strip()
+        top, prefix = top_folder(root), path_from_top(root)
         (Path(folder) / "objects").mkdir()
         own = {
             "GIT_INDEX_FILE": f"{folder}/index",
             "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects),
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
         }
         tree = Path(folder) / "tree"
-        _git(top, "read-tree", commit, environment=own)
-        if diff is not None and not _succeeds(top, "apply", "--cached", str(diff), environment=own):
+        git(top, "read-tree", commit, environment=own)
+        if diff is not None and not apply_patch(top, diff, "--cached", environment=own):
             return Evidence("changed", "the recorded diff does not apply to the commit", root)
-        prefix = root.resolve().relative_to(top.resolve())
         names = "\0".join((prefix / path).as_posix() for path in code)
-        _git(top, "checkout-index", "-z", "--stdin", f"--prefix={tree}/", environment=own, text=names)
+        git(top, "checkout-index", "-z", "--stdin", f"--prefix={tree}/", environment=own, text=names)
         other = [path for path, digest in code.items() if not _has_digest(tree / prefix / path, digest)]
     if other:
         return Evidence("changed", f"commit and diff give another {', '.join(other)}", root)
@@ -103,25 +120,3 @@ def _object_is_intact(cache_folder: Path, digest: str) -> bool:
         return False
     listed = read_listing(path).values() if digest.endswith(".dir") else ()
     return all(_object_is_intact(cache_folder, each) for each in listed)
-
-
-def _git_path(folder: Path, *arguments: str) -> Path:
-    return Path(_git(folder, "rev-parse", *arguments).stdout.decode().strip())
-
-
-def _succeeds(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> bool:
-    return _git(folder, *arguments, environment=environment).returncode == 0
-
-
-def _git(
-    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None, text: str = ""
-) -> "subprocess.CompletedProcess[bytes]":
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        input=text.encode(),
-        capture_output=True,
-        check=False,
-        timeout=60,
-    )

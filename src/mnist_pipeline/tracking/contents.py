@@ -15,9 +15,10 @@ from mnist_pipeline.data.dataset import train_file, validation_file
 from mnist_pipeline.files import known_digest, read_json
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.inputs import Trace, present_inputs, read_lock, trace, train_stage, tree_digest
+from mnist_pipeline.tracking.inputs import Trace, present_inputs, trace, tree_digest
 from mnist_pipeline.tracking.lineage import NO_COMMIT, UNKNOWN, code_diff, lineage_tags
 from mnist_pipeline.tracking.model_folder import write_model_folder
+from mnist_pipeline.tracking.pipeline import base_folder, read_lock, recorded_path, stage_of
 from mnist_pipeline.tracking.redaction import redact
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ class Origin:
 
 def present_origin(project: Project, params: Params, name: str) -> Origin:
     """Return what a training that starts now starts from."""
-    inputs = present_inputs(project, train_stage(name))
+    inputs = present_inputs(project, stage_of(project, "train", name))
     text = project.params.read_text(encoding="utf-8")
     history = trace(project, read_lock(project), inputs) if inputs else None
-    return Origin(params, text, lineage_tags(project), code_diff(project.root), history)
+    return Origin(params, text, lineage_tags(project), code_diff(base_folder(project)), history)
 
 
 def origin_tags(origin: Origin) -> dict[str, str]:
@@ -169,7 +170,7 @@ def _log_datasets(client: "MlflowClient", run_id: str, datasets: "list[Dataset]"
 
 def _dataset(project: Project, path: Path, known: Mapping[str, str]) -> "Dataset":
     """Describe a file of the split by DVC's hash of it; also one that is not checked out, if its hash is known."""
-    digest = known.get(path.relative_to(project.root).as_posix()) or known_digest(path)
+    digest = known.get(recorded_path(project, path)) or known_digest(path)
     images = None
     if path.is_file() and known_digest(path) == digest:
         with np.load(path, allow_pickle=False) as arrays:

@@ -14,12 +14,10 @@ from typing import Any, Self
 
 from mnist_pipeline.files import known_digest
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.pipeline import Lock, base_folder, load_yaml, recorded_path, stage_entry
 
-Lock = Mapping[str, Mapping[str, Any]]
-"""The stages of `dvc.lock`, by name."""
-
-CODE = "src/"
-"""What dependencies on code begin with; all others are data."""
+CODE = "src"
+"""The folder that code is in; all other dependencies are data."""
 MISSING = "missing"
 """In place of the hash of a file that is not there."""
 
@@ -45,12 +43,12 @@ class StageInputs:
     @property
     def code(self) -> dict[str, str]:
         """Return the dependencies on code."""
-        return {path: digest for path, digest in self.dependencies.items() if path.startswith(CODE)}
+        return {path: digest for path, digest in self.dependencies.items() if CODE in Path(path).parts}
 
     @property
     def data(self) -> dict[str, str]:
         """Return the dependencies on data."""
-        return {path: digest for path, digest in self.dependencies.items() if not path.startswith(CODE)}
+        return {path: digest for path, digest in self.dependencies.items() if CODE not in Path(path).parts}
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,12 @@ class Trace:
     """Of the stage and of those before it."""
     raw_files: Mapping[str, str]
     """MD5 of each raw file, by name."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the pipeline is, from the top of its copy of the repository: `baselines/tf_mlp`, or nothing."""
+        files = (Path(path) for path in self.inputs.data if in_room(path, "split"))
+        return next((file.parents[2] for file in files), Path())
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -80,17 +84,6 @@ class Trace:
         return {"inputs_key": self.inputs.key, **{f"dvc.{path}": digest for path, digest in self.data.items()}}
 
 
-def train_stage(name: str) -> str:
-    """Return DVC's name for the training of a model."""
-    return f"train@{name}"
-
-
-def read_lock(project: Project) -> Lock:
-    """Return the stages of `dvc.lock`; none if there is no such file."""
-    path = project.root / "dvc.lock"
-    return _load_yaml(path).get("stages", {}) if path.is_file() else {}
-
-
 def recorded_inputs(lock: Lock, stage: str) -> StageInputs | None:
     """Return the inputs of a stage by `dvc.lock`: of the run that made its outputs; None if there was none."""
     if (entry := lock.get(stage)) is None:
@@ -100,39 +93,45 @@ def recorded_inputs(lock: Lock, stage: str) -> StageInputs | None:
 
 def present_inputs(project: Project, stage: str) -> StageInputs | None:
     """Return the inputs of a stage by `dvc.yaml` and the files as they are now; None if there is no such stage."""
-    template, _, model = stage.partition("@")
-    pipeline = project.root / "dvc.yaml"
-    entry = _load_yaml(pipeline).get("stages", {}).get(template) if pipeline.is_file() else None
-    if entry is None:
+    if (entry := stage_entry(project, stage)) is None:
         return None
-    entry = json.loads(json.dumps(entry).replace("${item.model}", model))
+    dependencies = {recorded_path(project, Path(path)): project.root / path for path in entry.get("deps", [])}
     return StageInputs(
         stage,
         entry["cmd"],
-        {path: tree_digest(project.root / path) for path in sorted(entry.get("deps", []))},
+        {path: tree_digest(dependencies[path]) for path in sorted(dependencies)},
         parameters_in(project.params, entry.get("params", [])),
     )
 
 
 def parameters_in(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Return the values of a params.yaml by dotted key; keys that are not in it are left out."""
-    values = _load_yaml(path)
+    values = load_yaml(path)
     return {key: value for key in keys if (value := _value(values, key)) is not None}
 
 
-def made(lock: Lock, stage: str, path: str, digest: str) -> bool:
-    """Return whether `dvc.lock` vouches that a stage made exactly this file."""
-    return _hashes(lock.get(stage, {}), "outs").get(path) == digest
+def made(project: Project, lock: Lock, stage: str, path: str, digest: str) -> bool:
+    """Return whether `dvc.lock` vouches that a stage made exactly this file, alone or in a folder."""
+    outs = _hashes(lock.get(stage, {}), "outs")
+    if path in outs:
+        return outs[path] == digest
+    folder = next((out for out in outs if path.startswith(f"{out}/")), None)
+    return folder is not None and _files_of(project, folder, outs[folder]).get(path[len(folder) + 1 :]) == digest
 
 
 def trace(project: Project, lock: Lock, inputs: StageInputs) -> Trace:
     """Follow the data of a stage through `dvc.lock`, as far as the hashes agree."""
     data, parameters = dict(inputs.data), dict(inputs.parameters)
-    for stage in _stages_behind(lock, inputs.data):
+    for stage in _stages_behind(project, lock, inputs.data):
         data |= stage.data
         parameters |= stage.parameters
-    raw = project.raw.relative_to(project.root).as_posix()
-    return Trace(inputs, data, parameters, _raw_files(project, data[raw]) if raw in data else {})
+    raw = next((path for path in data if in_room(path, "raw")), None)
+    return Trace(inputs, data, parameters, _files_of(project, raw, data[raw]) if raw else {})
+
+
+def in_room(path: str, room: str) -> bool:
+    """Return whether a recorded path is that of a room of some project's data, such as `split`, or lies in it."""
+    return f"/data/{room}/" in f"/{path}/"
 
 
 def tree_digest(path: Path) -> str:
@@ -158,23 +157,23 @@ def object_path(cache: Path, digest: str) -> Path:
     return cache / "files" / "md5" / digest[:2] / digest[2:]
 
 
-def _stages_behind(lock: Lock, data: Mapping[str, str]) -> Iterator[StageInputs]:
+def _stages_behind(project: Project, lock: Lock, data: Mapping[str, str]) -> Iterator[StageInputs]:
     """Yield the stages that made the data, the last one first."""
     for stage in lock:
-        if any(made(lock, stage, path, digest) for path, digest in data.items()):
+        if any(made(project, lock, stage, path, digest) for path, digest in data.items()):
             inputs = recorded_inputs(lock, stage)
             if inputs is not None:
                 yield inputs
-                yield from _stages_behind(lock, inputs.data)
+                yield from _stages_behind(project, lock, inputs.data)
 
 
-def _raw_files(project: Project, digest: str) -> dict[str, str]:
-    """Return the MD5 of each raw file: from DVC's listing of them, or from the files themselves."""
-    listing = object_path(project.home / ".dvc" / "cache", digest)
-    if listing.is_file():
+def _files_of(project: Project, path: str, digest: str) -> dict[str, str]:
+    """Return the MD5 of each file of a folder: from DVC's listing of them, or from the files themselves."""
+    listing, folder = object_path(project.home / ".dvc" / "cache", digest), base_folder(project) / path
+    if listing.is_file() and digest.endswith(".dir"):
         return read_listing(listing)
-    if tree_digest(project.raw) == digest:
-        return {file.name: known_digest(file) for file in _files(project.raw)}
+    if folder.is_dir() and tree_digest(folder) == digest:
+        return {file.relative_to(folder).as_posix(): known_digest(file) for file in _files(folder)}
     return {}
 
 
@@ -190,9 +189,3 @@ def _value(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe").load(path) or {}

@@ -4,7 +4,6 @@ import os
 import platform
 import runpy
 import shutil
-import subprocess
 import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,6 +11,8 @@ from pathlib import Path
 
 from mnist_pipeline.files import file_digest
 from mnist_pipeline.project import Project
+from mnist_pipeline.tracking.git import git
+from mnist_pipeline.tracking.pipeline import base_folder
 from mnist_pipeline.tracking.redaction import redact
 
 PACKAGES = ("tensorflow", "keras", "mlflow", "dvc", "numpy")
@@ -20,8 +21,10 @@ SOURCES = ("*.py", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.lock", "*.sh", "*.js
 """Files that belong to a recorded diff also when git does not track them yet; ignored ones never do."""
 MAX_DIFF = 1_000_000
 """Characters of a recorded diff; files for which there is no more room are left out, and named on top of it."""
-OURS = (".", ":(exclude)dvc.lock")
-"""The project, without the file that follows from all others."""
+OURS = (".", ":(exclude,glob)**/dvc.lock")
+"""The project, without the files that follow from all others."""
+LEFT_OUT = "Left out, because the diff is longer than "
+"""Beginning of a line that names such a file."""
 NO_COMMIT = "no commit"
 """In place of a commit in a copy without git."""
 UNKNOWN = "unknown commit"
@@ -47,7 +50,7 @@ def lineage_tags(project: Project) -> dict[str, str]:
 def code_tags(project: Project) -> dict[str, str]:
     """Return the state of the code, and the hash of the lock that pins its environment."""
     lock = {"environment_lock_md5": file_digest(project.lock)} if project.lock.is_file() else {}
-    return code_state(project.root) | lock
+    return code_state(base_folder(project)) | lock
 
 
 def code_state(root: Path) -> dict[str, str]:
@@ -56,14 +59,14 @@ def code_state(root: Path) -> dict[str, str]:
     Uncommitted is what `code_diff` shows: changes of tracked files, and source files that git does not track.
     """
     # Inside somebody else's repository, HEAD says nothing about us.
-    commit = _git(root, "rev-parse", "HEAD") if _git(root, "ls-files", "params.yaml") else ""
+    commit = git(root, "rev-parse", "HEAD") if git(root, "ls-files", "params.yaml") else None
     if not commit:
         return {"git_commit": NO_COMMIT}
-    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", *OURS) or _untracked(root))
+    dirty = bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", *OURS) or _untracked(root))
     return {
         "mlflow.source.git.commit": commit.strip(),
         "git_commit": commit.strip(),
-        "git_branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD").strip(),
+        "git_branch": (git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
         "git_dirty": str(dirty).lower(),
     }
 
@@ -78,11 +81,14 @@ def code_diff(root: Path) -> str:
         environment: dict[str, str] = {}
         if untracked:
             # In a copy of the index, so that the user's own stays as it is.
-            index = Path(_git(root, "rev-parse", "--absolute-git-dir").strip()) / "index"
+            index = Path((git(root, "rev-parse", "--absolute-git-dir") or "").strip()) / "index"
             environment = {"GIT_INDEX_FILE": str(shutil.copy(index, folder))}
-            _git(root, "add", "--intent-to-add", "--", *untracked, environment=environment)
-        form = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-        diff = _git(root, "diff", *form, "HEAD", "--", *OURS, environment=environment)
+            git(root, "add", "--intent-to-add", "--", *untracked, environment=environment)
+        form = (
+            "--binary", "--no-relative", "--no-color", "--no-ext-diff", "--no-textconv",
+            "--src-prefix=a/", "--dst-prefix=b/",
+        )  # fmt: skip
+        diff = git(root, "diff", *form, "HEAD", "--", *OURS, environment=environment) or ""
     return cut_diff(redact(diff), MAX_DIFF)
 
 
@@ -99,7 +105,7 @@ def cut_diff(diff: str, limit: int) -> str:
         if len(file) < room:
             kept, room = kept + file.rstrip("\n") + "\n", room - len(file) - 1
         else:
-            left_out += f"Left out, because the diff is longer than {limit:,} characters: {file.splitlines()[0]}\n"
+            left_out += f"{LEFT_OUT}{limit:,} characters: {file.splitlines()[0]}\n"
     return left_out + kept
 
 
@@ -125,21 +131,5 @@ def cuda_version() -> str:
 
 def _untracked(root: Path) -> list[str]:
     """Return the source files that git neither tracks nor ignores."""
-    listed = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES, *OURS[1:])
-    return [name for name in listed.split("\0") if name]
-
-
-def _git(root: Path, *arguments: str, environment: dict[str, str] | None = None) -> str:
-    """Return what git prints, or nothing where there is no git, no repository or no commit yet."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=root,
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            check=False,
-            timeout=30,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", errors="replace") if done.returncode == 0 else ""
+    listed = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES, *OURS[1:])
+    return [name for name in (listed or "").split("\0") if name]

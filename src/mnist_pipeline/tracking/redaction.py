@@ -5,6 +5,8 @@ Braces are left alone, so that code which puts an address together stays what it
 
 import re
 
+BLOT = "***"
+"""In place of a secret."""
 _USER = re.compile(
     r"""(?P<scheme>\b[a-z][a-z0-9+.-]*://)       # postgresql://
         (?:[^\s/?#'"<>{}]+@                      # user@, user:password@
@@ -21,8 +23,8 @@ _QUERY = re.compile(
 
 
 def redact(text: str) -> str:
-    """Return `text` with `***` for the user names, passwords and signatures in its addresses."""
-    return _QUERY.sub(r"\g<name>***", _USER.sub(r"\g<scheme>***@", text))
+    """Return `text` with `BLOT` for the user names, passwords and signatures in its addresses."""
+    return _QUERY.sub(rf"\g<name>{BLOT}", _USER.sub(rf"\g<scheme>{BLOT}@", text))
 
 
 def public_uri(uri: str) -> str:

@@ -16,17 +16,9 @@ from mnist_pipeline.files import file_digest, known_digest, read_json
 from mnist_pipeline.params import Params
 from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.contents import REPORT_DIGEST, Origin, log_evaluation, present_origin, report_digest
-from mnist_pipeline.tracking.inputs import (
-    Lock,
-    StageInputs,
-    made,
-    present_inputs,
-    read_lock,
-    recorded_inputs,
-    trace,
-    train_stage,
-)
+from mnist_pipeline.tracking.inputs import StageInputs, made, present_inputs, recorded_inputs, trace
 from mnist_pipeline.tracking.lineage import UNKNOWN, code_diff, code_tags
+from mnist_pipeline.tracking.pipeline import Lock, base_folder, read_lock, recorded_path, stage_of
 from mnist_pipeline.tracking.registry import CHAMPION, MODEL
 from mnist_pipeline.tracking.runs import MODEL_DIGEST, find_run, new_run
 from mnist_pipeline.tracking.store import open_store
@@ -102,9 +94,9 @@ def _run_of(client: "MlflowClient", project: Project, params: Params, name: str,
 
 def _inputs_of(project: Project, name: str, lock: Lock) -> StageInputs | None:
     """Return what `dvc.lock` says the model file was made from, if it speaks of exactly this file."""
-    file = project.model_file(name)
-    path = file.relative_to(project.root).as_posix()
-    return recorded_inputs(lock, train_stage(name)) if made(lock, train_stage(name), path, known_digest(file)) else None
+    file, stage = project.model_file(name), stage_of(project, "train", name)
+    ours = made(project, lock, stage, recorded_path(project, file), known_digest(file))
+    return recorded_inputs(lock, stage) if ours else None
 
 
 def _origin_in(lock: Lock, project: Project, params: Params, inputs: StageInputs) -> Origin:
@@ -120,7 +112,7 @@ def _origin_in(lock: Lock, project: Project, params: Params, inputs: StageInputs
         then,
         project.params.read_text(encoding="utf-8") if then == params else _as_yaml(then),
         code_tags(project) if same_code else {"git_commit": UNKNOWN},
-        code_diff(project.root) if same_code else "",
+        code_diff(base_folder(project)) if same_code else "",
         history,
     )
 
@@ -166,9 +158,9 @@ def _restore_evaluation(client: "MlflowClient", project: Project, name: str, run
 
 def _test_digest(project: Project, name: str, lock: Lock) -> str:
     """Return the hash of the test images that the model was evaluated on."""
-    inputs = recorded_inputs(lock, f"evaluate@{name}")
+    inputs = recorded_inputs(lock, stage_of(project, "evaluate", name))
     path = project.split / "test.npz"
-    known = inputs.data.get(path.relative_to(project.root).as_posix()) if inputs else None
+    known = inputs.data.get(recorded_path(project, path)) if inputs else None
     return known or file_digest(path)
 
 
