@@ -27,7 +27,7 @@ LIMIT = 0.25
 EXAMPLE, OURS = "example", "workers"
 
 TERMS = (
-    "Same space, same trainer and epochs, equal wall time, one process per study; the clock starts with a study's first "
+    "Same space, same trainer and epochs, equal wall time, one process per study; the clock starts with the first "
     "trial. Trials that ended too late are left out.",
     "The example: sequential, a fresh model and a fresh compilation for each trial, no pruning, the first trials at "
     "random. `mnist tune` tries the current parameters first, and writes everything down: its journal, a run in MLflow "

@@ -110,6 +110,11 @@ class CompiledModel(keras.Model):
             jit_compile=xla,  # pyright: ignore[reportArgumentType]
         )
         self.optimizer.build(self.trainable_variables)
+        # Keras creates metrics at their first use, while it traces the step, which TensorFlow then traces once more.
+        anything = tf.zeros((1, CLASSES))
+        self.compute_loss(y=anything, y_pred=anything)
+        self.compute_metrics(None, anything, anything)
+        self.reset_metrics()
         self._unused = [variable.numpy() for variable in self.optimizer.variables]
 
     def start(self, network: keras.Model, model: ModelParams) -> None:
@@ -138,15 +143,7 @@ class CompiledModel(keras.Model):
                 copy.assign(copy + tf.constant([replica, 0], copy.dtype))
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Let Keras create, under a strategy, its metrics from images.
-
-        Keras would take a batch of what `fit` is given: indices, with which the network cannot be called. It would also
-        average that batch over the replicas, which fails where their shares differ by an image.
-        """
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            first = tf.zeros(1, tf.int64)
-            with self.distribute_strategy.scope():
-                self._symbolic_build(data_batch=self.fetch(first, first))
+        """Do nothing: under a strategy, Keras would create metrics from a batch of what `fit` is given, indices."""
 
     def call(self, images: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Return the logits of normalized images."""
