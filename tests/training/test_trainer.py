@@ -97,6 +97,15 @@ def test_a_model_in_a_used_compiled_step_equals_one_in_a_new_step_bit_for_bit(
     assert [epoch.loss for epoch in result.history] == [epoch.loss for epoch in new.history]
 
 
+def test_a_step_that_had_to_make_room_is_compiled_again(mlp: ModelParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnist_pipeline.training.trainer.KEPT", 1)
+    small = new_trainer()
+    for model in (mlp, change(mlp, batch_size=25)):
+        small.train(model, seed=0)
+        assert len(small.compiled) == 1
+    assert weights(small.train(mlp, seed=0)) == weights(fit(mlp))
+
+
 def deep_update(content: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     for key, value in change.items():
         content[key] = deep_update(content[key], value) if isinstance(value, dict) else value
