@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import console, quiet_native_logs
+from mnist_pipeline.data.dataset import Subset, load_train, save_subset, train_file
 from mnist_pipeline.params import Choice, FloatRange, Params, load_params
 from mnist_pipeline.project import Project
 
@@ -60,6 +61,8 @@ class Job:
     """Of each trial, at most."""
     seconds: int
     """For all of it."""
+    images: int | None
+    """Of the training split, the first so many; None takes all."""
     root: str
     """Path of the project's folder."""
     key: str
@@ -155,7 +158,7 @@ def measure(job: Job) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         project = Project(root=Path(folder), home=Path(folder))
         shutil.copy(Path(job.root) / "params.yaml", project.params)
-        (project.root / "data").symlink_to(Path(job.root) / "data")
+        take_data(Project(root=Path(job.root), home=Path(job.root)), project, job.images)
         params = load_params(project.params)
         tuning = params.tune.model_copy(update={"pruner": params.tune.pruner if contestant.prunes else "none"})
         params = params.model_copy(update={"seed": job.seed, "tune": tuning})
@@ -163,6 +166,15 @@ def measure(job: Job) -> dict[str, Any]:
             trials = (search if contestant.ours else follow_example)(job, project, params)
     in_time = [asdict(trial) for trial in trials if trial.seconds <= job.seconds]
     return {**asdict(job), "trials": sorted(in_time, key=lambda trial: trial["seconds"])}
+
+
+def take_data(source: Project, target: Project, images: int | None) -> None:
+    """Give the throw-away project the data; with fewer training images, if so many are asked for."""
+    target.split.mkdir(parents=True)
+    target.normalized.symlink_to(source.normalized)
+    target.split.joinpath("validation.npz").symlink_to(source.split / "validation.npz")
+    data = load_train(source.split)
+    save_subset(train_file(target.split), Subset(data.images[:images], data.labels[:images]))
 
 
 def main() -> None:

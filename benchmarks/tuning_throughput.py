@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.5, help="Wall time of each study.")] = 2,
     model: Annotated[str, typer.Option(help="A model with a space in params.yaml.")] = "mlp",
     epochs: Annotated[int, typer.Option(min=1, help="Of each trial, at most.")] = 2,
+    images: Annotated[int | None, typer.Option(min=1000, help="Train on so many images only.")] = None,
     results: Annotated[Path, typer.Option(help="JSON lines; .json, .md and .png go beside it.")] = RESULTS,
     summarize: Annotated[bool, typer.Option("--summarize", help="Measure nothing: report on what there is.")] = False,
 ) -> None:
@@ -55,7 +57,7 @@ def main(
     Run it inside the project, after `dvc repro`. Every study is written down as it ends; the same command goes on where
     an interrupted one stopped.
     """
-    jobs = plan(seeds, round(60 * minutes), model, epochs)
+    jobs = plan(seeds, round(60 * minutes), model, epochs, images)
     if not summarize:
         run(jobs, results)
     records = {name: [r for r in read_records(results) if _is(r, name, jobs[0].key)] for name in CONTESTANTS}
@@ -64,16 +66,15 @@ def main(
     report({name: found for name, found in records.items() if found}, jobs[0], results)
 
 
-def plan(seeds: int, seconds: int, model: str, epochs: int) -> list[Job]:
+def plan(seeds: int, seconds: int, model: str, epochs: int, images: int | None) -> list[Job]:
     """Return all studies in order: round by round, so that a slow hour of the machine strikes everyone alike."""
     project = find_project()
     space = space_of(load_params(project.params), model)
-    terms = {"model": model, "epochs": epochs, "seconds": seconds, "machine": machine(), "versions": versions()}
+    terms = {"seconds": seconds, "images": images, "epochs": epochs, "machine": machine(), "versions": versions()}
     ranges = {path: values.model_dump_json() for path, values in space.items()}
-    key = training_key({**{name: json.dumps(term) for name, term in terms.items()}, **ranges})[:16]
-    return [
-        Job(name, seed, model, epochs, seconds, str(project.root), key) for seed in range(seeds) for name in CONTESTANTS
-    ]
+    content = {name: json.dumps(term) for name, term in terms.items()} | ranges
+    first = Job(EXAMPLE, 0, model, epochs, seconds, images, str(project.root), training_key(content)[:16])
+    return [replace(first, contestant=name, seed=seed) for seed in range(seeds) for name in CONTESTANTS]
 
 
 def run(jobs: Sequence[Job], results: Path) -> None:
@@ -125,7 +126,8 @@ def report(records: Mapping[str, Sequence[Record]], job: Job, results: Path) -> 
     """Print the table and write it, the curves and all numbers beside `results`."""
     statistics = {name: _statistics(found, records[EXAMPLE]) for name, found in records.items()}
     grid = Grid(
-        f"Studies of {job.model}, {job.seconds} s each, {job.epochs} epochs per trial at most",
+        f"Studies of {job.model}, {job.seconds} s each; a trial has {job.epochs} epochs of "
+        f"{job.images or 'all'} images at most",
         ("", *(CONTESTANTS[name].does for name in statistics)),
         [[row, *(column[row].text(form, scale) for column in statistics.values())] for row, form, scale in ROWS],
     )

@@ -218,7 +218,7 @@ def pruner(name: Literal["percentile", "hyperband", "none"], epochs: int) -> opt
     """Return the pruner of that name for trainings of at most `epochs` epochs."""
     match name:
         case "percentile":
-            return optuna.pruners.PercentilePruner(75, n_startup_trials=5)
+            return optuna.pruners.PercentilePruner(50, n_startup_trials=5)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
         case "none":
