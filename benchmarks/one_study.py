@@ -4,6 +4,7 @@ The clock starts with the first trial, for everyone: imports, reading the data a
 """
 
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from unittest.mock import patch
 
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import console, quiet_native_logs
-from mnist_pipeline.data.dataset import Subset, load_train, save_subset, train_file
-from mnist_pipeline.params import Choice, FloatRange, Params, load_params
+from mnist_pipeline.data.dataset import Subset, load_train, load_validation, save_subset, train_file
+from mnist_pipeline.params import IMAGE_SIDE, Choice, FloatRange, ModelParams, Params, load_params
 from mnist_pipeline.project import Project
 
 TRIALS = 50
@@ -31,8 +32,10 @@ class Contestant:
 
     does: str
     """In words."""
-    ours: bool = True
+    tunes: bool = True
     """Whether it is `mnist tune`; otherwise the loop of Optuna's Keras example."""
+    plain_keras: bool = False
+    """Whether a trial is plain Keras; otherwise it goes through the project's trainer."""
     kept_steps: int = 8
     """Compiled steps that are kept for trials of the same shapes."""
     prunes: bool = True
@@ -40,9 +43,10 @@ class Contestant:
 
 
 CONTESTANTS = {
-    "example": Contestant("the loop of Optuna's Keras example", ours=False),
-    "plain": Contestant("`mnist tune`, without what follows", kept_steps=0, prunes=False),
-    "kept": Contestant("+ compiled steps are kept", prunes=False),
+    "example": Contestant("Optuna's Keras example", tunes=False, plain_keras=True),
+    "trainer": Contestant("+ our trainer", tunes=False),
+    "tune": Contestant("+ `mnist tune`", kept_steps=0, prunes=False),
+    "kept": Contestant("+ compiled steps kept", prunes=False),
     "pruned": Contestant("+ pruning"),
     "workers": Contestant("+ two workers", workers=2),
 }
@@ -117,7 +121,6 @@ def follow_example(job: Job, project: Project, params: Params) -> list[TrialReco
     import keras
     import optuna
 
-    from mnist_pipeline.data.dataset import load_train, load_validation
     from mnist_pipeline.data.normalize import load_normalization
     from mnist_pipeline.training.devices import choose_device
     from mnist_pipeline.training.trainer import Trainer
@@ -126,21 +129,67 @@ def follow_example(job: Job, project: Project, params: Params) -> list[TrialReco
 
     space, model = space_of(params, job.model), apply(params.model(job.model), {EPOCHS: job.epochs})
     device, black = choose_device(params.device), load_normalization(project.normalization).black
-    train_data, validation = load_train(project.split), load_validation(project.split)
+    data = load_train(project.split), load_validation(project.split)
+    plain_keras = CONTESTANTS[job.contestant].plain_keras
     records = list[TrialRecord]()
 
     def objective(trial: optuna.Trial) -> float:
         keras.backend.clear_session()
         chosen = apply(model, {path: suggest(trial, path, values) for path, values in space.items()})
-        result = Trainer(train_data, validation, device=device, black=black).train(chosen, seed=params.seed)
-        records.append(TrialRecord(time.time() - started, result.best.validation_accuracy, pruned=False))
-        return result.best.validation_accuracy
+        if plain_keras:
+            accuracy = train_with_keras(chosen, *data, seed=params.seed, black=black)
+        else:
+            result = Trainer(*data, device=device, black=black).train(chosen, seed=params.seed)
+            accuracy = result.best.validation_accuracy
+        records.append(TrialRecord(time.time() - started, accuracy, pruned=False))
+        return accuracy
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=params.seed))
     started = time.time()
     study.optimize(objective, timeout=job.seconds)
     return records
+
+
+def train_with_keras(model: ModelParams, train_data: Subset, validation: Subset, *, seed: int, black: float) -> float:
+    """Train as one does with Keras alone: its layers for augmentation, `compile`, `fit`; return the best accuracy."""
+    import keras
+    import numpy as np
+    from keras import layers
+
+    from mnist_pipeline.models.network import build_network
+    from mnist_pipeline.training.schedule import build_optimizer
+
+    keras.utils.set_random_seed(seed)
+    training, augmentation = model.training, model.augmentation
+    fill: Any = {"fill_mode": "constant", "fill_value": black}
+    shift, shear = augmentation.shift / IMAGE_SIDE, math.tan(math.radians(augmentation.shear))
+    network = keras.Sequential(
+        [
+            keras.Input((IMAGE_SIDE, IMAGE_SIDE, 1)),
+            layers.RandomRotation(augmentation.rotation / 360, **fill),
+            layers.RandomShear(shear, shear, **fill),
+            layers.RandomZoom(augmentation.zoom, augmentation.zoom, **fill),
+            layers.RandomTranslation(shift, shift, **fill),
+            layers.Reshape((IMAGE_SIDE, IMAGE_SIDE)),
+            build_network(model.architecture),
+        ]
+    )
+    network.compile(
+        optimizer=build_optimizer(training, training.epochs * math.ceil(len(train_data) / training.batch_size)),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    history = network.fit(
+        train_data.images[..., np.newaxis],
+        train_data.labels,
+        batch_size=training.batch_size,
+        epochs=training.epochs,
+        validation_data=(validation.images[..., np.newaxis], validation.labels),
+        callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if training.weight_average else [],
+        verbose=0,  # pyright: ignore[reportArgumentType]
+    )
+    return max(history.history["val_accuracy"])
 
 
 def suggest(trial: Any, path: str, values: Any) -> Any:
@@ -163,7 +212,7 @@ def measure(job: Job) -> dict[str, Any]:
         tuning = params.tune.model_copy(update={"pruner": params.tune.pruner if contestant.prunes else "none"})
         params = params.model_copy(update={"seed": job.seed, "tune": tuning})
         with quiet_native_logs():
-            trials = (search if contestant.ours else follow_example)(job, project, params)
+            trials = (search if contestant.tunes else follow_example)(job, project, params)
     in_time = [asdict(trial) for trial in trials if trial.seconds <= job.seconds]
     return {**asdict(job), "trials": sorted(in_time, key=lambda trial: trial["seconds"])}
 
