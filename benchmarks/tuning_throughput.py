@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "tuning_throughput.jsonl"
 LIMIT = 0.25
 """The issue's target: share of the example's time in which `mnist tune` is to be as good."""
-EXAMPLE, OURS = "example", "workers"
+EXAMPLE = "example"
 
 TERMS = (
     "Same space, same epochs, equal wall time, one process per study; the clock starts with the first "
@@ -175,10 +175,9 @@ def _statistics(records: Sequence[Record], examples: Sequence[Record]) -> dict[s
 
 
 def _verdict(statistics: Mapping[str, Mapping[str, Statistic]]) -> list[str]:
-    """Return what came of the target, if it was measured."""
-    if OURS not in statistics:
-        return []
-    ratio = statistics[OURS]["as good as the example, share of its time"]
+    """Return what came of the target, with all measures that were measured."""
+    name = list(statistics)[-1]
+    ratio = statistics[name]["as good as the example, share of its time"]
     met = "met" if (ratio.mean or 0.0) <= LIMIT else "NOT met"
     return [
         f"Target: as good as the example in at most {LIMIT} of its time: {ratio.text('.2f')}, n = {ratio.n}: {met}."
