@@ -77,7 +77,7 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def confirm(current: tuple[float, int], new: tuple[float, int], plan: Plan) -> list[int]:
         asked: list[int] = []
 
-        def score(model: ModelParams, *_: Any, seed: int, device: Any) -> objective.Score:
+        def score(model: ModelParams, *_: Any, seed: int) -> objective.Score:
             asked.append(seed)
             number, weights = current if model == plan.params.model("tiny") else new
             return objective.Score(Epoch(1, 1.0, 0.5, number, number, 0.01, 0.1), parameters=weights, seconds=0.1)
