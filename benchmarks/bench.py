@@ -4,16 +4,18 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 
-from mnist_pipeline.console import console, warn
+from mnist_pipeline.console import console, say, warn
+from mnist_pipeline.errors import UserError
 
 Record = dict[str, Any]
 """One measurement, as a line of JSON."""
@@ -72,6 +74,60 @@ class Grid:
         """Return it as Markdown, under a heading."""
         lines = [self.headings, ["---", *["---:"] * (len(self.headings) - 1)], *self.rows]
         return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+class Job(Protocol):
+    """One measurement to make, in a process of its own."""
+
+    @property
+    def contestant(self) -> str:
+        """Who is measured."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Which of its repetitions."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Digest of all else that decides the result."""
+        ...
+
+    def to_json(self) -> str:
+        """Return it as the argument of the process."""
+        ...
+
+
+def measure_missing(jobs: Sequence[Job], script: Path, results: Path, tell: Callable[[Record], str]) -> None:
+    """Make the measurements that are not in `results` yet, and append each as it ends.
+
+    Args:
+        jobs: all measurements, in order.
+        script: takes a job as its argument; the last line that it prints is the record.
+        results: JSON lines.
+        tell: what to say of a record, in a few words.
+
+    Raises:
+        UserError: a process failed; it has said why.
+    """
+    done = {(record["contestant"], record["key"], record["seed"]) for record in read_records(results)}
+    left = [job for job in jobs if (job.contestant, job.key, job.seed) not in done]
+    if len(left) < len(jobs):
+        say(f"{len(jobs) - len(left)} of {len(jobs)} measurements are in {results} already.")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    for number, job in enumerate(left, start=1):
+        record = _measure_in_process(job, script)
+        append(results, record)
+        say(f"{number}/{len(left)}  {job.contestant:<14} seed {job.seed}  {tell(record)}")
+
+
+def _measure_in_process(job: Job, script: Path) -> Record:
+    """Measure in a fresh process, which dies with this one."""
+    done = subprocess.run([sys.executable, str(script), job.to_json()], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(f"{script.name} failed for {job.contestant} with seed {job.seed}, status {done.returncode}.")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def append(results: Path, record: Record) -> None:

@@ -17,6 +17,7 @@ from unittest.mock import patch
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import console, quiet_native_logs
 from mnist_pipeline.data.dataset import Subset, load_train, load_validation, save_subset, train_file
+from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import IMAGE_SIDE, Choice, FloatRange, ModelParams, Params, load_params
 from mnist_pipeline.project import Project
 
@@ -152,7 +153,11 @@ def follow_example(job: Job, project: Project, params: Params) -> list[TrialReco
 
 
 def train_with_keras(model: ModelParams, train_data: Subset, validation: Subset, *, seed: int, black: float) -> float:
-    """Train as one does with Keras alone: its layers for augmentation, `compile`, `fit`; return the best accuracy."""
+    """Train as one does with Keras alone: its layers for augmentation, `compile`, `fit`; return the best accuracy.
+
+    Raises:
+        UserError: the model has what these layers and this loss do not: elastic distortion or label smoothing.
+    """
     import keras
     import numpy as np
     from keras import layers
@@ -160,8 +165,10 @@ def train_with_keras(model: ModelParams, train_data: Subset, validation: Subset,
     from mnist_pipeline.models.network import build_network
     from mnist_pipeline.training.schedule import build_optimizer
 
-    keras.utils.set_random_seed(seed)
     training, augmentation = model.training, model.augmentation
+    if augmentation.elastic or training.label_smoothing:
+        raise UserError("The example has neither augmentation.elastic nor training.label_smoothing: set both to 0.")
+    keras.utils.set_random_seed(seed)
     fill: Any = {"fill_mode": "constant", "fill_value": black}
     shift, shear = augmentation.shift / IMAGE_SIDE, math.tan(math.radians(augmentation.shear))
     network = keras.Sequential(

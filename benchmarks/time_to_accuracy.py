@@ -1,18 +1,14 @@
 """How long our trainer takes to a good model, against what a user would otherwise copy: see README.md."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import Record, append, read_records
+from bench import Record, measure_missing, read_records
 from contestants import DEFAULT, Job, contestant_key
 from mnist_pipeline.cli import run_command
-from mnist_pipeline.console import say
 from mnist_pipeline.errors import UserError
 from mnist_pipeline.params import load_params
 from mnist_pipeline.project import find_project
@@ -47,7 +43,7 @@ def main(
     else:
         jobs = plan(names, seeds, epochs, params)
         keys = {job.contestant: job.key for job in jobs}
-        run(jobs, results)
+        measure_missing(jobs, HERE / "one_training.py", results, result_of)
         records = read_records(results)
     chosen = select(records, {name: key for name, key in keys.items() if name in names})
     if not chosen:
@@ -68,34 +64,9 @@ def plan(names: Sequence[str], seeds: int, epochs: int | None, params_file: Path
     ]
 
 
-def run(jobs: Sequence[Job], results: Path) -> None:
-    """Do what is not done yet, and append each record as its training ends."""
-    records = read_records(results)
-    done = {(record["contestant"], record["key"], record["seed"]) for record in records}
-    left = [job for job in jobs if (job.contestant, job.key, job.seed) not in done]
-    if len(left) < len(jobs):
-        say(f"{len(jobs) - len(left)} of {len(jobs)} trainings are in {results} already.")
-    results.parent.mkdir(parents=True, exist_ok=True)
-    for number, job in enumerate(left, start=1):
-        record = train_in_process(job)
-        append(results, record)
-        say(
-            f"{number}/{len(left)}  {job.contestant:<14} seed {job.seed}  {record['fit_seconds']:7.1f} s  "
-            f"test accuracy {record['test_accuracy_after_epoch'][-1]:.2%}"
-        )
-
-
-def train_in_process(job: Job) -> Record:
-    """Train in a fresh process, which dies with this one.
-
-    Raises:
-        UserError: it failed; it has said why.
-    """
-    command = [sys.executable, str(HERE / "one_training.py"), job.to_json()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(f"The training of {job.contestant} with seed {job.seed} failed, status {done.returncode}.")
-    return json.loads(done.stdout.splitlines()[-1])
+def result_of(record: Record) -> str:
+    """Return what came of a training, in a few words."""
+    return f"{record['fit_seconds']:7.1f} s  test accuracy {record['test_accuracy_after_epoch'][-1]:.2%}"
 
 
 def select(records: Sequence[Record], keys: Mapping[str, str]) -> dict[str, list[Record]]:

@@ -1,8 +1,6 @@
 """How much sooner `mnist tune` finds good parameters than the loop of Optuna's Keras example: see README.md."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import Grid, Record, Statistic, append, describe, machine, read_records, versions
+from bench import Grid, Record, Statistic, describe, machine, measure_missing, read_records, versions
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.console import console, say
 from mnist_pipeline.errors import UserError
@@ -63,7 +61,7 @@ def main(
     if EXAMPLE not in names:
         raise UserError(f"--only {only} leaves out {EXAMPLE}, which the others are compared with.")
     if not summarize:
-        run(jobs, results)
+        measure_missing(jobs, HERE / "one_study.py", results, result_of)
     records = {name: [r for r in read_records(results) if _is(r, name, jobs[0].key)] for name in names}
     if not records[EXAMPLE]:
         raise UserError(f"{results} has no study of the example on these terms: run this without --summarize.")
@@ -81,29 +79,10 @@ def plan(seeds: int, seconds: int, model: str, epochs: int, images: int | None) 
     return [replace(first, contestant=name, seed=seed) for seed in range(seeds) for name in CONTESTANTS]
 
 
-def run(jobs: Sequence[Job], results: Path) -> None:
-    """Do what is not done yet, and append each record as its study ends."""
-    done = {(record["contestant"], record["seed"], record["key"]) for record in read_records(results)}
-    left = [job for job in jobs if (job.contestant, job.seed, job.key) not in done]
-    for number, job in enumerate(left, start=1):
-        record = study_in_process(job)
-        append(results, record)
-        best = max((trial["accuracy"] for trial in record["trials"]), default=0.0)
-        trials = f"{len(record['trials']):3} trials  best {best:.2%}"
-        say(f"{number}/{len(left)}  {job.contestant:<8} seed {job.seed}  {trials}")
-
-
-def study_in_process(job: Job) -> Record:
-    """Run a study in a fresh process.
-
-    Raises:
-        UserError: it failed; it has said why.
-    """
-    command = [sys.executable, str(HERE / "one_study.py"), job.to_json()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        raise UserError(f"The study of {job.contestant} with seed {job.seed} failed, status {done.returncode}.")
-    return json.loads(done.stdout.splitlines()[-1])
+def result_of(record: Record) -> str:
+    """Return what came of a study, in a few words."""
+    best = max((trial["accuracy"] for trial in record["trials"]), default=0.0)
+    return f"{len(record['trials']):3} trials  best {best:.2%}"
 
 
 def best_until(record: Record, seconds: float, *, skip: int = 0) -> float | None:
