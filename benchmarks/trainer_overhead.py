@@ -233,10 +233,13 @@ class Elsewhere(Project):
 
 def measure_tracking(bench: Bench, result: "TrainingResult") -> dict[str, float]:
     """Return the seconds that tracking a training of full length takes, with the stage's own functions."""
-    from mnist_pipeline.stages.train import _write, summarize
+    from mnist_pipeline.stages.train import _write, find_checkpoint, summarize
 
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         project = Elsewhere(root=bench.project.root, home=Path(folder))
+        # As in the stage: DVC's cache lists the raw files, and the checkpoint's key has the digests of the splits.
+        Path(folder, ".dvc").symlink_to(bench.project.home / ".dvc")
+        find_checkpoint(project, bench.params, bench.name, bench.device)
         once = _open_new_store(project)
         metrics = summarize(result)
         _write(project.model(bench.name), _finished(bench, result), result, metrics)

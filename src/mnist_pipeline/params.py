@@ -385,8 +385,8 @@ class Tune(Section):
 
     pruner: Literal["percentile", "hyperband", "none"]
     """Which trials stop early: `percentile` those below the median of the others at their epoch (from the sixth trial
-    on), `hyperband` all but the best third at each of a few epochs, `none` not one. `percentile` ships, Optuna's own
-    default: it needs no more epochs than a trial has anyway."""
+    on, and after the first fifth of the epochs), `hyperband` all but the best third at each of a few epochs, `none` not
+    one. `percentile` ships, Optuna's own default: it needs no more epochs than a trial has anyway."""
     space: dict[ModelName, SearchSpace]
     """Per model, the parameters to vary: the dotted path below `models.<model>` (`training.optimizer.learning_rate`,
     `architecture.blocks.0.filters`) and what values it may take. The current value must be one of them."""

@@ -13,17 +13,17 @@ from small_project import draw_digits
 EPOCHS = 12
 
 
-def train(project: Project, *, kill_after_epoch: int | None) -> int:
-    """Run `mnist train mlp`; kill it when it has told of an epoch."""
+def train(project: Project, *, kill_after_epoch: int | None) -> tuple[int, str]:
+    """Run `mnist train mlp`, kill it when it has told of an epoch; return its exit code and the rest of its output."""
     command = [str(Path(sys.executable).with_name("mnist")), "train", "mlp"]
     process = subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    for line in process.stdout:
-        if kill_after_epoch is not None and line.split()[:2] == ["epoch", f"{kill_after_epoch}/{EPOCHS}"]:
+    for line in process.stdout if kill_after_epoch else ():
+        if line.split()[:2] == ["epoch", f"{kill_after_epoch}/{EPOCHS}"]:
             process.send_signal(signal.SIGKILL)
             break
-    process.stdout.read()
-    return process.wait(timeout=120)
+    rest = process.stdout.read()
+    return process.wait(timeout=120), rest
 
 
 def test_a_killed_training_continues_its_run(project: Project) -> None:
@@ -31,11 +31,14 @@ def test_a_killed_training_continues_its_run(project: Project) -> None:
     text = project.params.read_text(encoding="utf-8")
     project.params.write_text(text.replace("epochs: 2 ", f"epochs: {EPOCHS} "), encoding="utf-8")
     # Spaces keep the number of the epoch at two digits wide, so it is a word of its own from the tenth on.
-    assert train(project, kill_after_epoch=10) == -signal.SIGKILL
+    assert train(project, kill_after_epoch=10)[0] == -signal.SIGKILL
     assert project.checkpoint("mlp").exists()
     assert not project.model_file("mlp").exists()
 
-    assert train(project, kill_after_epoch=None) == 0
+    exit_code, output = train(project, kill_after_epoch=None)
+
+    assert exit_code == 0
+    assert "mlp: resuming after epoch 1" in output  # 10, or a later one if the kill came late
 
     client = open_store(project)
     experiment = client.get_experiment_by_name("mnist")

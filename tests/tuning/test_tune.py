@@ -108,6 +108,15 @@ def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, monkeyp
     assert parent.data.metrics["trials_pruned"] == 1
 
 
+def test_a_slow_start_is_not_pruned_in_the_first_fifth(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _pruning(plan_for(shared, "slow-start", trials=7, epochs=10))
+    usual, late, bad = [0.5] + [0.8] * 9, [0.1] + [0.9] * 9, [0.1] * 10
+    monkeypatch.setattr(workers, "score", Training([*[usual] * 5, late, bad]))
+    tune(plan)
+    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"] * 6 + ["PRUNED"]
+    assert curve_of(plan, runs_of(plan)[1][6]) == {1: 0.1, 2: 0.1}
+
+
 def test_an_interrupted_study_leaves_nothing_running_and_goes_on(
     shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,8 @@ def run(project: Project, params: Params, name: str) -> None:
     with training_run(project, params, name, tags=device.tags(), resume=resume) as run:
         run.log_epochs(*earlier)  # a kill may have kept the last one from the store
         say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
+        if earlier:
+            say(f"{name}: resuming after epoch {earlier[-1].epoch}, where this training was interrupted")
         if not model_params.augmentation.is_off:
             sheet = contact_sheet(name, model_params, subsets["train"], seed=params.seed, black=normalization.black)
             run.log_figure(sheet, "augmentation.png")

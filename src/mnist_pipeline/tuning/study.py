@@ -218,7 +218,8 @@ def pruner(name: Literal["percentile", "hyperband", "none"], epochs: int) -> opt
     """Return the pruner of that name for trainings of at most `epochs` epochs."""
     match name:
         case "percentile":
-            return optuna.pruners.PercentilePruner(50, n_startup_trials=5)
+            # Averaged weights lag behind at first, most where batches are large: too early to tell who is good.
+            return optuna.pruners.PercentilePruner(50, n_startup_trials=5, n_warmup_steps=epochs // 5)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs)
         case "none":
