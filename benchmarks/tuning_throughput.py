@@ -34,7 +34,8 @@ TERMS = (
     "parameters first, and writes everything down: its journal, a run in MLflow for each trial, each epoch's numbers.",
     "Best: validation accuracy of a trial's best epoch. As good as the example: seconds until the best accuracy that "
     "the example of the same seed reached in all its time, over the seconds at which the example itself reached it; "
-    "where that never happened, all the time counts. On average: the share of all the time after which the mean of the "
+    "where that never happened, all the time counts. The example is compared with its own studies of the other seeds, "
+    "which shows what this measure says of equals. On average: the share of all the time after which the mean of the "
     "best so far, over the seeds, is what the mean of the example is in the end. Not counting the current parameters: "
     "the same, but what the trial that tries them has reached is left out.",
 )
@@ -100,9 +101,12 @@ def seconds_to(record: Record, accuracy: float, *, skip: int = 0) -> float:
 
 
 def ratios(records: Sequence[Record], examples: Sequence[Record], *, skip: int = 0) -> list[float]:
-    """Return, seed by seed, the share of the example's time in which a contestant was as good as the example."""
-    by_seed = {record["seed"]: record for record in examples}
-    pairs = [(record, by_seed[record["seed"]]) for record in records if record["seed"] in by_seed]
+    """Return, seed by seed, the share of the example's time in which a contestant was as good as the example.
+
+    The example itself is compared with its own studies of other seeds: that is what the measure says of equals.
+    """
+    is_example = records[0]["contestant"] == EXAMPLE
+    pairs = [(m, e) for m in records for e in examples if (m["seed"] == e["seed"]) is not is_example]
     goals = [(mine, theirs, best_until(theirs, theirs["seconds"]) or 1.0) for mine, theirs in pairs]
     return [seconds_to(mine, goal, skip=skip) / seconds_to(theirs, goal) for mine, theirs, goal in goals]
 
