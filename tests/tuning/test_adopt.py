@@ -36,6 +36,8 @@ def test_the_shipped_file_keeps_every_character_that_is_not_a_new_value(tmp_path
         "architecture.blocks.1.filters": 48,
         "architecture.dense_units": [],
         "training.optimizer.learning_rate": 0.00123456789,
+        "augmentation.rotation": 11.0,
+        "augmentation.shift": 2.0,
         "augmentation.zoom": 1e-05,
     }
     before = load_params(SHIPPED)
@@ -45,7 +47,9 @@ def test_the_shipped_file_keeps_every_character_that_is_not_a_new_value(tmp_path
     assert after.model_copy(update={"models": before.models}) == before
     old, new = SHIPPED.read_text().splitlines(), project.params.read_text().splitlines()
     different = [(was, now) for was, now in zip(old, new, strict=True) if was != now]
-    assert len(different) == 4
+    assert len(different) == 6
+    assert any(now.strip().startswith("rotation: 11 ") for _, now in different)  # it was 10
+    assert any(now.strip().startswith("shift: 2.0 ") for _, now in different)  # it was 2.5
     assert all(was.partition("#")[2] == now.partition("#")[2] for was, now in different)
 
 

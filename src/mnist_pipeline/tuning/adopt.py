@@ -126,10 +126,16 @@ def rewrite(text: str, name: str, changes: Values) -> str:
         node = _find(root, ["models", name, *path.split(".")])
         if not isinstance(node, ScalarNode) and not node.flow_style:
             raise UserError(f"params.yaml: write models.{name}.{path} on one line, in brackets, and try again.")
-        spans.append((node.start_mark.index, node.end_mark.index, json.dumps(value)))
+        spans.append((node.start_mark.index, node.end_mark.index, _text_like(node, value)))
     for start, end, new in sorted(spans, reverse=True):
         text = f"{text[:start]}{new}{text[end:]}"
     return text
+
+
+def _text_like(node: Node, value: Any) -> str:
+    """Return a value as text: a whole number without a decimal point, if there was none before."""
+    is_whole = isinstance(value, float) and value.is_integer() and str(node.value).isdigit()
+    return json.dumps(int(value) if is_whole else value)
 
 
 def _find(node: Node, keys: Sequence[str]) -> Any:
