@@ -197,6 +197,7 @@ def test_tuned_adopted_trained_and_linked(
     cli.app(["tune", "tiny", "--trials", "3", "--epochs", "1", "--adopt", "--confirm", "0"], standalone_mode=False)
     assert "+      optimizer: {name: adam, learning_rate: " in capsys.readouterr().out
     plan = make_plan(project, params, "tiny", trials=3, epochs=1)
+    assert plan.budget == "3 trials, 1 epoch each at most"
     changed = load_params(project.params)
     assert changed.model("tiny").training.epochs == 2  # those of a trial are the study's affair
     for adopted in (changed, params):

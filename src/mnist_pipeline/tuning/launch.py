@@ -49,7 +49,7 @@ def _run(plan: Plan, study: optuna.Study, record: StudyRun, workers: int) -> Non
         "budget": f"{plan.budget}, {workers} at once",
     }
     record.log_session(plan.project, plan.params, plan.name, tags)
-    say(f"{_state(plan, study)}, {plan.model.training.epochs} epochs each at most, {workers} at once.")
+    say(f"{_state(plan, study)}, {plan.length}, {workers} at once.")
     try:
         if workers > 1 or plan.trials - _done(study) > TRIALS_PER_PROCESS:
             run_workers(plan, study, record, workers)

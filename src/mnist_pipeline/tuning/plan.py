@@ -59,9 +59,15 @@ class Plan:
         return self.until is not None and time.time() >= self.until
 
     @property
+    def length(self) -> str:
+        """How long one trial may be, in words."""
+        epochs = self.model.training.epochs
+        return f"{epochs} epoch{'' if epochs == 1 else 's'} each at most"
+
+    @property
     def budget(self) -> str:
         """What the study may cost, in words."""
-        limits = [f"{self.trials} trials", f"{self.model.training.epochs} epochs each at most"]
+        limits = [f"{self.trials} trials", self.length]
         return ", ".join([*limits, f"{self.timeout} at most"] if self.timeout else limits)
 
     @property
