@@ -7,11 +7,13 @@ CODE := src tests benchmarks
 # The stages call `mnist` by name, whether or not the environment is activated.
 ACTIVE := PATH="$(CURDIR)/.venv/bin:$$PATH"
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-# The locks are complete, so pip has nothing to resolve: it only fetches, verifies and unpacks.
-INSTALL := $(PIP) install -qq --no-deps --require-hashes
+# uv knows nothing of pip's settings; the one that a network most often asks for is handed on.
+UV := UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$$PIP_INDEX_URL}}" .venv/bin/uv
 
 # A stamp is written when its installation has ended, and put away while another changes the environment: without the first
-# stamp, whatever lies in .venv was interrupted and is built anew.
+# stamp, whatever lies in .venv was interrupted and is built anew. That one names the call of make that wrote it, by when the
+# call started.
+STARTED := $(shell date +%s)
 RUN := .venv/.run-installed
 DEV := .venv/.dev-installed
 GPU := .venv/.gpu-installed
@@ -26,9 +28,7 @@ install: $(RUN) ## Create .venv with the pinned environment (the targets below d
 	@echo ".venv is ready."
 
 run: scm ## Run the whole pipeline, then show the trained models and what to type next
-	@$(ACTIVE) dvc repro
-	@$(ACTIVE) mnist sync
-	@$(ACTIVE) mnist summary
+	@ready=$$(date +%s); $(ACTIVE); dvc repro && mnist sync && mnist summary && $(tell_how_long)
 
 test: $(DEV) scm ## Run the test suite; ARGS="-k data" is handed to pytest
 	@$(ACTIVE) python -m pytest $(ARGS)
@@ -51,10 +51,11 @@ gpu: $(GPU) ## Add the CUDA libraries for an NVIDIA GPU (Linux)
 	@echo ".venv is ready for a GPU."
 
 baselines: scm ## Train the published recipes that ours are measured against (an hour on two cores)
-	@$(ACTIVE) dvc repro baselines/dvc.yaml
+	@$(ACTIVE); dvc repro normalize && cd baselines && dvc repro
 
-lock: $(DEV) ## Renew the locks to the newest allowed versions; UPGRADE= keeps the pins that still fit
+lock: $(RUN) ## Renew the locks to the newest allowed versions; UPGRADE= keeps the pins that still fit
 	@$(call compile,requirements.lock)
+	@$(call compile,requirements-uv.lock,--extra uv $(only_the_rest))
 	@$(call compile,requirements-dev.lock,--extra dev $(only_the_rest))
 	@$(call compile,requirements-gpu.lock,--extra gpu $(only_the_rest))
 
@@ -72,27 +73,46 @@ require_python = \
   $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
     $(call refuse,lacks its venv module: install it (on Debian and Ubuntu with apt-get install python3-venv))
 
-$(RUN): requirements.lock pyproject.toml
+# The locks are complete, so there is nothing to resolve: only to fetch, verify and unpack. uv does that several times faster
+# than pip, which does it all the same where uv cannot be had or does not reach the index. uv's own source is never built: that
+# takes a Rust compiler. Bytecode is left to Python's first import, unless Python is told to write none.
+fetch_uv = $(PIP) install -qq --no-deps --require-hashes --only-binary :all: -r requirements-uv.lock 2>/dev/null || true
+install = reason=$$($(UV) pip install -q --python .venv/bin/python $${PYTHONDONTWRITEBYTECODE:+--compile-bytecode} \
+    --no-deps --require-hashes -r $(1) 2>&1) || { \
+    echo "pip installs instead of uv, and takes longer, because of: $$(echo "$$reason" | head -n 1)"; \
+    $(PIP) install -qq --no-deps --require-hashes -r $(1); }
+
+$(RUN): requirements.lock requirements-uv.lock pyproject.toml
 	@test -f $@ || { $(require_python); rm -rf .venv && $(PYTHON) -m venv .venv; }
 	@rm -f $@
-	@echo "Installing the pinned environment into .venv (3 GB; a few minutes the first time)."
-	@$(INSTALL) -r requirements.lock
+	@echo "Installing the pinned environment into .venv (3 GB; a minute or two the first time)."
+	@$(fetch_uv)
+	@$(call install,requirements.lock)
 	@$(PIP) install -qq --no-deps -e .
-	@touch $@
+	@echo $(STARTED) > $@
 
 $(DEV): requirements-dev.lock $(RUN)
 	@echo "Adding the test tools."
 	@mv $(RUN) $(RUN).away
-	@$(INSTALL) -r requirements-dev.lock
+	@$(call install,requirements-dev.lock)
 	@mv $(RUN).away $(RUN)
 	@touch $@
 
 $(GPU): requirements-gpu.lock $(RUN)
 	@echo "Adding the CUDA libraries (several GB more)."
 	@mv $(RUN) $(RUN).away
-	@$(INSTALL) -r requirements-gpu.lock
+	@$(call install,requirements-gpu.lock)
 	@mv $(RUN).away $(RUN)
 	@touch $@
+
+tell_how_long = ended=$$(date +%s) && \
+  in_words() { [ $$1 -lt 60 ] || printf '%d min ' $$(($$1 / 60)); printf '%d s' $$(($$1 % 60)); } && \
+  pipeline=$$(in_words $$((ended - ready))) && \
+  if [ "$$(cat $(RUN))" = $(STARTED) ]; then \
+    echo "Set-up took $$(in_words $$((ready - $(STARTED)))), the pipeline $$pipeline."; \
+  else \
+    echo "The pipeline took $$pipeline."; \
+  fi
 
 # DVC wants a git repository that tracks the project, or to be told that there is none, as in a downloaded archive.
 scm: $(RUN)
@@ -102,9 +122,9 @@ scm: $(RUN)
 	  grep -qs no_scm .dvc/config.local || .venv/bin/dvc config -q --local core.no_scm true; \
 	fi
 
-# A lock holds names, versions and hashes for every platform; where to fetch them is each reader's own business. The dev and
-# gpu locks name only what they add to the first (uv appends a list of what it left out, which sed removes).
-compile = $(ACTIVE) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) $(2) \
+# A lock holds names, versions and hashes for every platform; where to fetch them is each reader's own business. All but the
+# first name only what they add to it (uv appends a list of what it left out, which sed removes).
+compile = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes $(UPGRADE) $(2) \
     --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file $(1) pyproject.toml && \
   sed -i.bak -e '/^$$/d' -e '/packages were excluded from the output/,$$d' $(1) && rm $(1).bak
 only_the_rest = --constraint requirements.lock \

@@ -1,4 +1,4 @@
-"""What the benchmarks share: statistics, tables, records and the machine."""
+"""What the benchmarks share: statistics, tables, measurements in processes of their own, and the machine."""
 
 import json
 import os
@@ -7,29 +7,32 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.table import Table
 
-from mnist_pipeline.console import console, say, warn
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.console import console, say
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import atomic_path
+from mnist_pipeline.provenance.environment import cpu_model
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+"""Where each benchmark writes its measurements and its tables, unless it is told otherwise."""
 
 Record = dict[str, Any]
 """One measurement, as a line of JSON."""
-
-PACKAGES = ("tensorflow", "keras", "numpy")
-"""Whose versions decide how fast a training is."""
 
 
 @dataclass(frozen=True)
 class Statistic:
     """Mean and spread of repeated measurements."""
 
-    mean: float | None
-    """None if nothing was measured."""
+    mean: float
+    """Not a number if nothing was measured."""
     spread: float | None
     """Standard deviation of the sample, with n - 1; None below two measurements."""
     n: int
@@ -38,19 +41,15 @@ class Statistic:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Statistic":
         """Summarize `values`, which may be none at all."""
-        mean = statistics.fmean(values) if values else None
+        mean = statistics.fmean(values) if values else float("nan")
         return cls(mean, statistics.stdev(values) if len(values) > 1 else None, len(values))
 
     def text(self, form: str, scale: float = 1) -> str:
-        """Return `mean ± spread`, both times `scale` and formatted by `form`; a dash if there is none."""
-        if self.mean is None:
+        """Return `mean ± spread`, both times `scale` and formatted by `form`; a dash if nothing was measured."""
+        if not self.n:
             return "-"
         spread = "" if self.spread is None else f" ± {self.spread * scale:{form}}"
         return f"{self.mean * scale:{form}}{spread}"
-
-    def as_json(self) -> dict[str, float | None]:
-        """Return what goes to the JSON file."""
-        return {"mean": self.mean, "standard_deviation": self.spread, "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -71,102 +70,87 @@ class Grid:
         console().print(table)
 
     def markdown(self) -> str:
-        """Return it as Markdown, under a heading."""
+        """Return it as Markdown, without its title."""
         lines = [self.headings, ["---", *["---:"] * (len(self.headings) - 1)], *self.rows]
-        return f"## {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-class Job(Protocol):
+def publish(file: Path, grid: Grid, notes: Sequence[str]) -> None:
+    """Print a table with its notes, and write both as Markdown."""
+    grid.show()
+    for note in notes:
+        say(f"- {note}")
+    with atomic_path(file) as temporary:
+        lines = "\n".join(f"- {note}" for note in notes)
+        temporary.write_text(f"# {grid.title}\n\n{grid.markdown()}\n{lines}\n", encoding="utf-8")
+    say(f"Written: {file}")
+
+
+@dataclass(frozen=True)
+class Job:
     """One measurement to make, in a process of its own."""
 
-    @property
-    def contestant(self) -> str:
-        """Who is measured."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Which of its repetitions."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Digest of all else that decides the result."""
-        ...
-
-    def to_json(self) -> str:
-        """Return it as the argument of the process."""
-        ...
+    contestant: str
+    """Who is measured."""
+    seed: int
+    """Seed of the training or study: tells the repetitions apart."""
+    key: str
+    """Digest of all else that decides the result: measurements are comparable if it agrees."""
+    root: str
+    """Folder of the project."""
 
 
-def measure_missing(jobs: Sequence[Job], script: Path, results: Path, tell: Callable[[Record], str]) -> None:
-    """Make the measurements that are not in `results` yet, and append each as it ends.
+def measure_missing(jobs: Sequence[Job], script: Path, results: Path, tell: Callable[[Record], str]) -> list[Record]:
+    """Make the measurements that are not in `results` yet, append each as it ends, and return those of all jobs.
 
     Args:
         jobs: all measurements, in order.
-        script: takes a job as its argument; the last line that it prints is the record.
+        script: takes a job as its argument, in JSON; the last line that it prints is the record.
         results: JSON lines.
         tell: what to say of a record, in a few words.
 
     Raises:
         UserError: a process failed; it has said why.
     """
-    done = {(record["contestant"], record["key"], record["seed"]) for record in read_records(results)}
-    left = [job for job in jobs if (job.contestant, job.key, job.seed) not in done]
+    left = [job for job in jobs if not any(_is_of(record, job) for record in _read(results))]
     if len(left) < len(jobs):
         say(f"{len(jobs) - len(left)} of {len(jobs)} measurements are in {results} already.")
     results.parent.mkdir(parents=True, exist_ok=True)
     for number, job in enumerate(left, start=1):
-        record = _measure_in_process(job, script)
-        append(results, record)
+        record = asdict(job) | _measure_in_process(job, script)
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         say(f"{number}/{len(left)}  {job.contestant:<14} seed {job.seed}  {tell(record)}")
+    return [record for record in _read(results) if any(_is_of(record, job) for job in jobs)]
 
 
 def _measure_in_process(job: Job, script: Path) -> Record:
-    """Measure in a fresh process, which dies with this one."""
-    done = subprocess.run([sys.executable, str(script), job.to_json()], stdout=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, str(script), json.dumps(asdict(job))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise UserError(f"{script.name} failed for {job.contestant} with seed {job.seed}, status {done.returncode}.")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def append(results: Path, record: Record) -> None:
-    """Write one line at the end of the file, on a line of its own even if a kill cut the last one short."""
-    torn = results.exists() and results.read_bytes()[-1:] not in (b"", b"\n")
-    with results.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(record) + "\n")
+def _read(path: Path) -> list[Record]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    # A line that was cut short by a kill is a measurement that was not made.
+    return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
-def read_records(path: Path) -> list[Record]:
-    """Return every record in the file; none if there is no file. A line cut short by a kill is left out."""
-    records: list[Record] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            warn(f"{path}, line {number}: not JSON, left out.")
-    return records
+def _is_of(record: Record, job: Job) -> bool:
+    return (record["contestant"], record["seed"], record["key"]) == (job.contestant, job.seed, job.key)
 
 
-def machine() -> dict[str, Any]:
-    """Return the model of the CPU, the cores that this process may use, and the operating system."""
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return {"cpu": _cpu_model(), "cores": usable, "system": f"{platform.system()} {platform.machine()}"}
+def by_contestant(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Group the records, in the order in which the contestants first appear."""
+    names = dict.fromkeys(record["contestant"] for record in records)
+    return {name: [record for record in records if record["contestant"] == name] for name in names}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of what computes."""
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-
-
-def describe(machine: dict[str, Any], versions: dict[str, str]) -> str:
-    """Return machine and versions as one line."""
-    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}; {packages}"
-
-
-def _cpu_model() -> str:
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def machine() -> str:
+    """Return processor, usable cores, system, and the versions of what computes, as one line."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    packages = ", ".join(f"{name} {version(name)}" for name in ("tensorflow", "keras", "numpy"))
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{cpu_model()}, {cores} cores, {system}; python {platform.python_version()}, {packages}"

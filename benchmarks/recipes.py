@@ -1,10 +1,10 @@
 """The published recipes, as a user would copy them: `Sequential`, `compile`, `fit`, and nothing of this project.
 
 Each is true to its source, with three liberties, all of them in its favour or neutral: preparing the pixels is not
-timed, no progress bar is printed, and `callbacks` takes the weights after each epoch (the time for that is taken off).
+timed, no progress bar is printed, and a callback takes the weights after each epoch (the time for that is taken off).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +24,14 @@ class Recipe:
     """From pixels, uint8 (n, 28, 28), to what its model takes."""
     targets: Callable[[Array], Array]
     """From labels, uint8 (n,), to what its loss takes."""
-    train: Callable[..., tuple[keras.Model, keras.callbacks.History]]
-    """(inputs, targets, epochs, callbacks) to the trained model and its history."""
-    validation_split: float
-    """Share of the images that it does not train on."""
+    build: Callable[[], keras.Model]
+    """Returns the compiled model."""
+    fit: Mapping[str, Any]
+    """What it says to `fit` besides data and epochs."""
 
 
-def keras_convnet(x_train: Array, y_train: Array, epochs: int, callbacks: list[Any]) -> tuple[keras.Model, Any]:
-    """Train keras.io/examples/vision/mnist_convnet: 34,826 parameters, 15 epochs, its own validation split."""
+def keras_convnet() -> keras.Model:
+    """Build keras.io/examples/vision/mnist_convnet: 34,826 parameters."""
     model = keras.Sequential(
         [
             keras.Input(shape=(28, 28, 1)),
@@ -45,23 +45,11 @@ def keras_convnet(x_train: Array, y_train: Array, epochs: int, callbacks: list[A
         ]
     )
     model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
-    history = model.fit(
-        x_train,
-        y_train,
-        batch_size=128,
-        epochs=epochs,
-        validation_split=0.1,
-        callbacks=callbacks,
-        verbose=0,  # pyright: ignore[reportArgumentType]
-    )
-    return model, history
+    return model
 
 
-def keras_mlp(x_train: Array, y_train: Array, epochs: int, callbacks: list[Any]) -> tuple[keras.Model, Any]:
-    """Train Keras' mnist_mlp: 669,706 parameters, 20 epochs.
-
-    The source validates on the test images after each epoch; here it does not validate, which only makes it faster.
-    """
+def keras_mlp() -> keras.Model:
+    """Build Keras' mnist_mlp: 669,706 parameters."""
     model = keras.Sequential(
         [
             keras.Input(shape=(784,)),
@@ -73,19 +61,11 @@ def keras_mlp(x_train: Array, y_train: Array, epochs: int, callbacks: list[Any])
         ]
     )
     model.compile(loss="categorical_crossentropy", optimizer=keras.optimizers.RMSprop(), metrics=["accuracy"])
-    history = model.fit(
-        x_train,
-        y_train,
-        batch_size=128,
-        epochs=epochs,
-        callbacks=callbacks,
-        verbose=0,  # pyright: ignore[reportArgumentType]
-    )
-    return model, history
+    return model
 
 
-def tf_mlp(x_train: Array, y_train: Array, epochs: int, callbacks: list[Any]) -> tuple[keras.Model, Any]:
-    """Train the two-layer perceptron of the TensorFlow tutorials: normalized pixels, batches of 32, 3 epochs."""
+def tf_mlp() -> keras.Model:
+    """Build the two-layer perceptron of the TensorFlow tutorials."""
     model = keras.Sequential(
         [
             keras.Input(shape=(28, 28)),
@@ -96,42 +76,37 @@ def tf_mlp(x_train: Array, y_train: Array, epochs: int, callbacks: list[Any]) ->
         ]
     )
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = model.fit(
-        x_train,
-        y_train,
-        epochs=epochs,
-        callbacks=callbacks,
-        verbose=0,  # pyright: ignore[reportArgumentType]
-    )
-    return model, history
+    return model
 
 
-def _one_hot(labels: Array) -> Array:
+def one_hot(labels: Array) -> Array:
+    """Return the labels as targets, float32 (n, 10)."""
     return keras.utils.to_categorical(labels, 10)
 
 
-def _unit_length(images: Array) -> Array:
-    # As published; of (n, 28, 28) this gives each column of pixels unit length, in float64.
+def unit_columns(images: Array) -> Array:
+    """Normalize as published: of (n, 28, 28), `axis=1` gives each column of pixels unit length, in float64."""
     return keras.utils.normalize(images, axis=1)
 
 
 RECIPES = {
     "keras_convnet": Recipe(
         inputs=lambda images: np.expand_dims(images.astype("float32") / 255, -1),
-        targets=_one_hot,
-        train=keras_convnet,
-        validation_split=0.1,
+        targets=one_hot,
+        build=keras_convnet,
+        fit={"batch_size": 128, "validation_split": 0.1},
     ),
+    # The source validates on the test images after each epoch; not to validate only makes it faster.
     "keras_mlp": Recipe(
         inputs=lambda images: images.reshape(-1, 784).astype("float32") / 255,
-        targets=_one_hot,
-        train=keras_mlp,
-        validation_split=0.0,
+        targets=one_hot,
+        build=keras_mlp,
+        fit={"batch_size": 128},
     ),
     "tf_mlp": Recipe(
-        inputs=_unit_length,
+        inputs=unit_columns,
         targets=lambda labels: labels,
-        train=tf_mlp,
-        validation_split=0.0,
+        build=tf_mlp,
+        fit={},
     ),
 }

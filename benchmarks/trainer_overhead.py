@@ -4,41 +4,50 @@ In one process and turn by turn: an epoch of `training.trainer.train`, then the 
 over the same network, batches, compiled augmentation and optimizer, with a bare pass over the validation images.
 """
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import Grid, Statistic, describe, machine, versions
+from bench import RESULTS, Grid, Statistic, machine, publish
 from mnist_pipeline.cli import run_command
-from mnist_pipeline.console import console, quiet_native_logs, say
-from mnist_pipeline.files import atomic_path, write_json
-from mnist_pipeline.params import ModelParams, Params, load_params
-from mnist_pipeline.project import Project, find_project
+from mnist_pipeline.core.console import quiet_native_logs, say
+from mnist_pipeline.core.files import write_json
+from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.training.params import ModelParams, Params, load_params
 
 if TYPE_CHECKING:
-    from mnist_pipeline.data.dataset import Subset
     from mnist_pipeline.training.devices import Device
     from mnist_pipeline.training.history import Epoch
-    from mnist_pipeline.training.trainer import TrainingResult
-
-RESULTS = Path(__file__).parent / "results" / "trainer_overhead.json"
-TRAINER_LIMIT, TRACKING_LIMIT = 1.10, 0.02
-"""The issue's targets."""
+    from mnist_pipeline.training.trainer import TrainingData, TrainingResult
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass
+class Turns:
+    """What each epoch took and came to, from the first."""
+
+    trainer: list[float] = field(default_factory=list[float])
+    """Seconds of the trainer: steps, metrics, validation, best weights, checkpoint."""
+    bare: list[float] = field(default_factory=list[float])
+    """Seconds of the bare loop: steps and validation."""
+    trainer_loss: list[float] = field(default_factory=list[float])
+    """Training loss of the trainer."""
+    bare_loss: list[float] = field(default_factory=list[float])
+    """Training loss of the bare loop."""
 
 
 @app.command()
 def main(
     model: Annotated[str, typer.Option(help="A model of params.yaml.")] = "cnn",
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each that count, after a first that compiles.")] = 5,
-    results: Annotated[Path, typer.Option(help="JSON file; an .md goes beside it.")] = RESULTS,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each that count, after a first that compiles.")] = 7,
+    results: Annotated[Path, typer.Option(help="Markdown file.")] = RESULTS / "trainer_overhead.md",
 ) -> None:
     """Compare seconds per epoch: our trainer against a bare loop doing the same work; then measure the tracking.
 
@@ -46,70 +55,26 @@ def main(
     """
     project = find_project()
     params = load_params(project.params)
-    bench = prepare(project, params, model)
-    turns, result = take_turns(bench, epochs)
-    tracking = measure_tracking(bench, result)
-    report(bench, turns, tracking, results)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What both contestants are given."""
-
-    project: Project
-    params: Params
-    name: str
-    train_data: "Subset"
-    validation: "Subset"
-    device: "Device"
-    black: float
-
-    @property
-    def model(self) -> ModelParams:
-        """The parameters of the model."""
-        return self.params.model(self.name)
-
-
-def prepare(project: Project, params: Params, name: str) -> Bench:
-    """Read the data and choose the device.
-
-    Raises:
-        UserError: a file or the model is missing.
-    """
-    from mnist_pipeline.data.dataset import load_train, load_validation
-    from mnist_pipeline.data.normalize import load_normalization
-    from mnist_pipeline.training.devices import choose_device
-
-    params.model(name)
-    black = load_normalization(project.normalization).black
-    train_data, validation = load_train(project.split), load_validation(project.split)
+    whole = params.model(model)
+    short = whole.model_copy(update={"training": whole.training.model_copy(update={"epochs": epochs + 1})})
     with quiet_native_logs():
-        import_module("tensorflow")
-    return Bench(project, params, name, train_data, validation, choose_device(params.device), black)
+        from mnist_pipeline.stages.train import load_data
+        from mnist_pipeline.training.devices import choose_device
+
+    data, device = load_data(project), choose_device(params.device)
+    turns, result = take_turns(short, data, params.seed, device)
+    tracking = measure_tracking(project, params, ModelId(model), data, result)
+    report(model, turns, tracking, whole.training.epochs, results)
 
 
-@dataclass
-class Turns:
-    """Seconds and losses of each epoch, from the first."""
-
-    trainer: list[float] = field(default_factory=list[float])
-    """Everything: steps, validation, callbacks, checkpoint."""
-    bare: list[float] = field(default_factory=list[float])
-    """Steps and validation."""
-    bare_steps: list[float] = field(default_factory=list[float])
-    """Steps alone."""
-    trainer_loss: list[float] = field(default_factory=list[float])
-    bare_loss: list[float] = field(default_factory=list[float])
-
-
-def take_turns(bench: Bench, epochs: int) -> tuple[Turns, "TrainingResult"]:
-    """Train 1 + `epochs` epochs with the trainer, and after each of them one with the bare loop."""
-    from contestants import shorten
+def take_turns(
+    params: ModelParams, data: "TrainingData", seed: int, device: "Device"
+) -> "tuple[Turns, TrainingResult]":
+    """Train with the trainer, and after each of its epochs do one with the bare loop."""
     from mnist_pipeline.training.checkpoint import Checkpoint
-    from mnist_pipeline.training.trainer import Trainer
+    from mnist_pipeline.training.trainer import train
 
-    model = shorten(bench.model, epochs + 1)
-    turns, bare_epoch = Turns(), bare_loop(bench, model)
+    turns, bare_epoch = Turns(), bare_loop(params, data, seed, device)
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         started = time.perf_counter()
 
@@ -119,242 +84,122 @@ def take_turns(bench: Bench, epochs: int) -> tuple[Turns, "TrainingResult"]:
             turns.trainer.append(time.perf_counter() - started)
             turns.trainer_loss.append(epoch.loss)
             bare_epoch(turns)
-            times = f"trainer {turns.trainer[-1]:6.2f} s  bare {turns.bare[-1]:6.2f} s"
-            say(f"epoch {epoch.epoch}/{epochs + 1}  {times}  loss {epoch.loss:.4f} and {turns.bare_loss[-1]:.4f}")
+            say(f"epoch {epoch.epoch}: trainer {turns.trainer[-1]:.2f} s, bare loop {turns.bare[-1]:.2f} s")
             started = time.perf_counter()
 
         checkpoint = Checkpoint(Path(folder) / "checkpoint.npz", key="")
-        trainer = Trainer(bench.train_data, bench.validation, device=bench.device, black=bench.black)
-        return turns, trainer.train(model, seed=bench.params.seed, on_epoch=after_epoch, checkpoint=checkpoint)
+        result = train(params, data, seed=seed, device=device, on_epoch=after_epoch, checkpoint=checkpoint)
+    return turns, result
 
 
-def bare_loop(bench: Bench, model: ModelParams) -> Callable[[Turns], None]:
-    """Return a function that does one more epoch and writes down how long it took."""
+def bare_loop(params: ModelParams, data: "TrainingData", seed: int, device: "Device") -> Callable[[Turns], None]:
+    """Return a function that does one more epoch and notes how long it took."""
+    import keras
     import tensorflow as tf
 
-    from mnist_pipeline.training.batches import batches, steps_per_epoch
+    from mnist_pipeline.models.model import build_model
+    from mnist_pipeline.training.batches import VALIDATION_BATCH, steps_per_epoch, training_batches
+    from mnist_pipeline.training.training_model import prepare
 
-    count = len(bench.train_data)
-    steps = steps_per_epoch(model, count)
-    step, validate = bare_functions(bench, model, steps)
-    feed = iter(batches(count, model.training.batch_size, model.training.epochs, bench.params.seed))
+    steps = steps_per_epoch(params.training, len(data.train))
+    keras.utils.set_random_seed(seed)
+    network = prepare(
+        build_model(params.architecture, params.normalization, data.statistics),
+        params, seed=seed, steps=steps, xla=device.xla,
+    )  # fmt: skip
+    feed = iter(training_batches(data.train, params.training, seed))
+
+    @tf.function(jit_compile=device.xla)
+    def step(pixels: Any, targets: Any) -> Any:
+        images = network.distort(pixels)
+        with tf.GradientTape() as tape:
+            logits = network(images, training=True)
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        network.optimizer.apply(gradients, network.trainable_variables)
+        return loss
+
+    @tf.function
+    def logits_of(pixels: Any) -> Any:
+        return network(pixels, training=False)
 
     def one_epoch(turns: Turns) -> None:
         started, total = time.perf_counter(), tf.zeros(())
         for _ in range(steps):
             total += step(*next(feed))
         turns.bare_loss.append(float(total) / steps)  # waits for the last step
-        turns.bare_steps.append(time.perf_counter() - started)
-        validate()
+        for start in range(0, len(data.validation), VALIDATION_BATCH):
+            logits_of(tf.constant(data.validation.images[start : start + VALIDATION_BATCH])).numpy()
         turns.bare.append(time.perf_counter() - started)
 
     return one_epoch
 
 
-def bare_functions(bench: Bench, model: ModelParams, steps: int) -> tuple[Callable[..., Any], Callable[[], None]]:
-    """Return the compiled training step, (indices, positions) to the loss, and a pass over the validation images."""
-    import keras
-    import tensorflow as tf
+def measure_tracking(
+    project: Project, params: Params, model: ModelId, data: "TrainingData", result: "TrainingResult"
+) -> float:
+    """Return the seconds that tracking a training of full length takes, by the functions of the stage itself.
 
-    from mnist_pipeline.models.network import build_network
-    from mnist_pipeline.training.schedule import build_optimizer
-
-    keras.utils.set_random_seed(bench.params.seed)
-    network = build_network(model.architecture)
-    optimizer = build_optimizer(model.training, steps * model.training.epochs)
-    optimizer.build(network.trainable_variables)
-    fetch = bare_fetch(bench, model, steps)
-
-    @tf.function(jit_compile=bench.device.xla)
-    def step(indices: Any, positions: Any) -> Any:
-        images, targets = fetch(indices, positions)
-        with tf.GradientTape() as tape:
-            logits = network(images, training=True)
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
-        gradients = tape.gradient(loss, network.trainable_variables)
-        optimizer.apply(gradients, network.trainable_variables)
-        return loss
-
-    return step, bare_validation(bench, network)
-
-
-def bare_fetch(bench: Bench, model: ModelParams, steps: int) -> Callable[[Any, Any], tuple[Any, Any]]:
-    """Return what gives a step its distorted images and its targets, by the same compiled augmentation as ours."""
-    import tensorflow as tf
-
-    from mnist_pipeline.models.augmentation import augment
-    from mnist_pipeline.training.batches import CLASSES, one_hot
-
-    smoothing = model.training.label_smoothing
-    images = tf.constant(bench.train_data.images)
-    targets = tf.constant(one_hot(bench.train_data) * (1 - smoothing) + smoothing / CLASSES)
-    augmented_epochs = model.training.epochs - model.training.final_epochs_without_augmentation
-    augmented_until = augmented_epochs * steps * model.training.batch_size
-
-    @tf.function(jit_compile=True)
-    def distort(batch: Any, position: Any) -> Any:
-        seed = tf.stack([tf.constant(bench.params.seed, tf.int64), position])
-        strength = tf.cast(position < augmented_until, tf.float32)
-        return augment(batch, model.augmentation, seed, black=bench.black, strength=strength)
-
-    def fetch(indices: Any, positions: Any) -> tuple[Any, Any]:
-        batch = tf.gather(images, indices)
-        augmented = batch if model.augmentation.is_off else distort(batch, positions[0])
-        return augmented, tf.gather(targets, indices)
-
-    return fetch
-
-
-def bare_validation(bench: Bench, network: Any) -> Callable[[], None]:
-    """Return a pass over the validation images that computes the logits and nothing more."""
-    import tensorflow as tf
-
-    from mnist_pipeline.training.batches import VALIDATION_BATCH
-
-    @tf.function
-    def logits_of(batch: Any) -> Any:
-        return network(batch, training=False)
-
-    def validate() -> None:
-        for start in range(0, len(bench.validation), VALIDATION_BATCH):
-            logits_of(tf.constant(bench.validation.images[start : start + VALIDATION_BATCH])).numpy()
-
-    return validate
-
-
-@dataclass(frozen=True)
-class Elsewhere(Project):
-    """The project with its data and its git, but with a store and models of its own, which are thrown away."""
-
-    def model(self, name: str) -> Path:
-        """Folder of the model, beside the temporary store."""
-        return self.home / "models" / name
-
-
-def measure_tracking(bench: Bench, result: "TrainingResult") -> dict[str, float]:
-    """Return the seconds that tracking a training of full length takes, with the stage's own functions."""
-    from mnist_pipeline.stages.train import _write, find_checkpoint, summarize
-
-    with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
-        project = Elsewhere(root=bench.project.root, home=Path(folder))
-        # As in the stage: DVC's cache lists the raw files, and the checkpoint's key has the digests of the splits.
-        Path(folder, ".dvc").symlink_to(bench.project.home / ".dvc")
-        find_checkpoint(project, bench.params, bench.name, bench.device)
-        once = _open_new_store(project)
-        metrics = summarize(result)
-        _write(project.model(bench.name), _finished(bench, result), result, metrics)
-        return {"once_per_store": once, **_track(bench, project, result, metrics)}
-
-
-def _track(bench: Bench, project: Project, result: "TrainingResult", metrics: dict[str, float]) -> dict[str, float]:
-    """Log what `stages.train` logs; the epochs just trained over again, until there are as many as the model has."""
-    from mnist_pipeline.tracking.preview import contact_sheet
+    Loading MLflow and creating the store, once per project, are not in it.
+    """
+    from mnist_pipeline.models.model import save_model
+    from mnist_pipeline.stages.train import find_checkpoint, summarize
+    from mnist_pipeline.tracking.augmentation_sheet import contact_sheet
     from mnist_pipeline.tracking.runs import training_run
-
-    ours = bench.model
-    started = time.perf_counter()
-    with training_run(project, bench.params, bench.name, tags=bench.device.tags()) as run:
-        if not ours.augmentation.is_off:
-            sheet = contact_sheet(bench.name, ours, bench.train_data, seed=bench.params.seed, black=bench.black)
-            run.log_figure(sheet, "augmentation.png")
-        opened = time.perf_counter()
-        for number in range(1, ours.training.epochs + 1):
-            run.log_epochs(_numbered(result, number))
-        logged = time.perf_counter()
-        run.log_result(metrics)
-    ended = time.perf_counter()
-    return {
-        "start_of_run": opened - started,
-        "epochs": logged - opened,
-        "model_and_end": ended - logged,
-        "total": ended - started,
-    }
-
-
-def _open_new_store(project: Project) -> float:
-    """Return the seconds to load MLflow and create an empty store, which happens once per process and per project."""
     from mnist_pipeline.tracking.store import open_store
+    from mnist_pipeline.training.devices import choose_device
+    from mnist_pipeline.training.history import write_history
 
-    started = time.perf_counter()
-    open_store(project)
-    return time.perf_counter() - started
-
-
-def _finished(bench: Bench, result: "TrainingResult") -> Any:
-    from mnist_pipeline.data.normalize import load_normalization
-    from mnist_pipeline.models.preprocessing import with_preprocessing
-
-    return with_preprocessing(result.network, load_normalization(bench.project.normalization))
-
-
-def _numbered(result: "TrainingResult", number: int) -> "Epoch":
-    from dataclasses import replace
-
-    return replace(result.history[(number - 1) % len(result.history)], epoch=number)
-
-
-def report(bench: Bench, turns: Turns, tracking: dict[str, float], results: Path) -> None:
-    """Print what was found and write it as JSON and Markdown."""
-    rest = slice(1, None)  # the first epoch compiles
-    pairs = zip(turns.trainer[rest], turns.bare[rest], strict=True)
-    statistics = {
-        "trainer": Statistic.of(turns.trainer[rest]),
-        "bare_loop": Statistic.of(turns.bare[rest]),
-        "bare_loop_steps_alone": Statistic.of(turns.bare_steps[rest]),
-        "ratio": Statistic.of([ours / bare for ours, bare in pairs]),
-    }
-    whole = turns.trainer[0] + (bench.model.training.epochs - 1) * (statistics["trainer"].mean or 0.0)
-    share = tracking["total"] / (whole + tracking["total"])
-    grids = [_epochs_grid(statistics), _tracking_grid(tracking, share)]
-    notes = _notes(bench, turns, whole)
-    for grid in grids:
-        grid.show()
-    for note in notes:
-        console().print(f"- {note}", markup=False, soft_wrap=False)
-    text = "\n".join([*(grid.markdown() for grid in grids), *(f"- {note}" for note in notes)])
-    with atomic_path(results.with_suffix(".md")) as temporary:
-        temporary.write_text(f"# Cost of the trainer and of tracking\n\n{text}\n", encoding="utf-8")
-    content = {key: value.as_json() for key, value in statistics.items()} | {"epochs": vars(turns)}
-    more = {"tracking_seconds": tracking, "tracking_share": share, "machine": machine(), "versions": versions()}
-    write_json(results, content | more)
-    say(f"Written: {results} and {results.with_suffix('.md')}")
+    ours, device = params.model(model.entry), choose_device(params.device)
+    with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
+        copy = throw_away(project, Path(folder))
+        open_store(copy)
+        find_checkpoint(copy, params, model, device)  # as in the stage, which needs the hashes of the data anyway
+        save_model(result.model, copy.model_file(model))
+        write_history(copy.history(model), result.history)
+        write_json(copy.training_summary(model), summary := summarize(result))
+        started = time.perf_counter()
+        with training_run(copy, params, model, tags=device.tags()) as run:
+            if not ours.augmentation.is_off:
+                run.log_figure(contact_sheet(str(model), ours, data.train, seed=params.seed), "augmentation.png")
+            for number in range(1, ours.training.epochs + 1):
+                run.log_epochs(replace(result.history[0], epoch=number))
+            run.log_result(summary, result.seconds)
+        return time.perf_counter() - started
 
 
-def _notes(bench: Bench, turns: Turns, whole: float) -> list[str]:
-    return [
-        describe(machine(), versions()),
-        f"Model {bench.name}. Both do the same: training loss of the last epoch {turns.trainer_loss[-1]:.5f} "
-        f"(trainer) and {turns.bare_loss[-1]:.5f} (bare).",
+def throw_away(project: Project, folder: Path) -> Project:
+    """Return a clone of the project with its data and DVC's cache, but a store and models of its own."""
+    copy = folder / "copy"
+    subprocess.run(("git", "clone", "--quiet", "--shared", str(project.root), str(copy)), check=True)
+    for path in (project.raw, project.split, project.normalization):
+        target = copy / path.relative_to(project.root)
+        target.parent.mkdir(exist_ok=True)
+        target.symlink_to(path)
+    (copy / ".dvc" / "cache").symlink_to(project.home / ".dvc" / "cache")
+    return find_project(copy)
+
+
+def report(model: str, turns: Turns, tracking: float, epochs: int, results: Path) -> None:
+    """Print and write what the trainer and the tracking cost."""
+    later = list(zip(turns.trainer, turns.bare, strict=True))[1:]
+    trainer = Statistic.of([ours for ours, _ in later])
+    training = turns.trainer[0] + trainer.mean * (epochs - 1)
+    rows = [
+        ["trainer, seconds per epoch", trainer.text(".2f")],
+        ["bare loop, seconds per epoch", Statistic.of([bare for _, bare in later]).text(".2f")],
+        ["trainer / bare loop", Statistic.of([ours / bare for ours, bare in later]).text(".3f")],
+        [f"tracking of a training of {epochs} epochs, seconds", f"{tracking:.2f}"],
+        ["tracking / (training + tracking)", f"{tracking / (training + tracking):.2%}"],
+    ]
+    notes = (
+        machine(),
+        f"Both do the same: the training loss of the last epoch is {turns.trainer_loss[-1]:.5f} (trainer) and "
+        f"{turns.bare_loss[-1]:.5f} (bare loop).",
         "A trainer's epoch is everything from one to the next: steps, metrics, validation with averaged weights, best "
         "weights, checkpoint. The ratio is taken epoch by epoch, so that both of a pair meet the same machine.",
-        f"Share of tracking: of a training of {bench.model.training.epochs} epochs, reckoned from its first epoch and "
-        f"the mean of the others ({whole:.0f} s), plus the tracking. Loading MLflow and creating the store are not in "
-        "it.",
-    ]
-
-
-def _epochs_grid(statistics: dict[str, Statistic]) -> Grid:
-    ratio = statistics["ratio"]
-    met = "yes" if (ratio.mean or 0.0) <= TRAINER_LIMIT else "NO"
-    rows = [
-        ["trainer, seconds per epoch", statistics["trainer"].text(".2f"), ""],
-        ["bare loop, seconds per epoch", statistics["bare_loop"].text(".2f"), ""],
-        ["bare loop without validation", statistics["bare_loop_steps_alone"].text(".2f"), ""],
-        ["trainer / bare loop", ratio.text(".3f"), f"at most {TRAINER_LIMIT:.2f}: {met}"],
-    ]
-    return Grid(f"Trainer ({ratio.n} epochs each, after the first)", ("", "measured", "target"), rows)
-
-
-def _tracking_grid(tracking: dict[str, float], share: float) -> Grid:
-    met = "yes" if share <= TRACKING_LIMIT else "NO"
-    rows = [
-        ["start: parameters, data, lineage, preview", f"{tracking['start_of_run']:.2f}", ""],
-        ["all epochs", f"{tracking['epochs']:.2f}", ""],
-        ["model, files, end of the run", f"{tracking['model_and_end']:.2f}", ""],
-        ["share of a default training", f"{share:.2%}", f"at most {TRACKING_LIMIT:.0%}: {met}"],
-        ["(once: load MLflow, create the store)", f"{tracking['once_per_store']:.2f}", ""],
-    ]
-    return Grid("Tracking, seconds", ("", "measured", "target"), rows)
+    )
+    publish(results, Grid(f"Cost of the trainer and of tracking: {model}, {trainer.n} epochs", ("", ""), rows), notes)
 
 
 if __name__ == "__main__":

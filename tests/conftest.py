@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mnist_pipeline.params import Params, load_params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.training.params import Params, load_params
 from small_project import make_project
 
 

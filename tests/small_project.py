@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
+from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.dataset import Subset, save_subset
 from mnist_pipeline.data.idx import Part, images_name, labels_name
-from mnist_pipeline.data.normalize import fit, save_normalization
+from mnist_pipeline.data.normalize import fit, save_statistics
 from mnist_pipeline.data.split import make_manifest
-from mnist_pipeline.params import Params, load_params
-from mnist_pipeline.project import Project, find_project
+from mnist_pipeline.training.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 """The repository."""
@@ -23,9 +23,9 @@ def draw_digits(count: int, seed: int) -> Subset:
     """Return images that a small network can tell apart: a bright bar whose place is the label, and noise."""
     random = np.random.default_rng(seed)
     labels: NDArray[np.uint8] = (np.arange(count) % 10).astype(np.uint8)
-    images = random.uniform(0, 0.3, (count, 28, 28)).astype(np.float32)
+    images = random.integers(0, 76, (count, 28, 28), dtype=np.uint8)
     for image, label in zip(images, labels, strict=True):
-        image[4 + 2 * label : 6 + 2 * label, 4:24] += 0.5
+        image[4 + 2 * label : 6 + 2 * label, 4:24] += 128
     return Subset(images, labels)
 
 
@@ -51,24 +51,23 @@ def make_project(folder: Path) -> Project:
     shutil.copy(ROOT / "dvc.yaml", folder)
     tiny_params(folder)
     project = find_project(folder)
-    save_normalization(project.normalization, fit("unit", np.zeros((1, 28, 28), np.uint8)))
     subsets = {
         name: draw_digits(count, seed)
         for seed, (name, count) in enumerate({"train": 500, "validation": 200, "test": 300}.items())
     }
-    for name, subset in subsets.items():
-        save_subset(project.split / f"{name}.npz", subset)
-    write_originals(project, subsets)
+    write_data(project, subsets)
     return project
 
 
-def write_originals(project: Project, subsets: dict[str, Subset]) -> None:
-    """Write the raw files that the subsets could have come from, train and validation in one, and the manifest."""
+def write_data(project: Project, subsets: dict[str, Subset]) -> None:
+    """Write the subsets, their statistics, and the raw files that they could have come from."""
+    for name, subset in subsets.items():
+        save_subset(project.split / f"{name}.npz", subset)
+    save_statistics(project.normalization, fit(subsets["train"].images))
+    project.raw.mkdir(parents=True, exist_ok=True)
     parts: dict[Part, list[Subset]] = {"train": [subsets["train"], subsets["validation"]], "t10k": [subsets["test"]]}
-    for folder in (project.raw, project.split):
-        folder.mkdir(parents=True, exist_ok=True)
     for part, members in parts.items():
-        pixels = np.rint(255 * np.concatenate([subset.images for subset in members])).astype(np.uint8)
+        pixels = np.concatenate([subset.images for subset in members])
         labels = np.concatenate([subset.labels for subset in members])
         for name, array in ((images_name(part), pixels), (labels_name(part), labels)):
             header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)

@@ -12,7 +12,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.project import Project
 
 MNIST = str(Path(sys.executable).with_name("mnist"))
 
@@ -73,7 +73,7 @@ def test_no_stage_starts_with_invalid_parameters(project: Project) -> None:
 
 
 def test_commands_work_from_a_subfolder_and_name_what_is_missing(project: Project) -> None:
-    done = mnist("normalize", folder=project.split)
+    done = mnist("split", folder=project.split)
     assert done.returncode == 1
     assert "data/raw" in done.stderr
     assert "mnist download" in done.stderr

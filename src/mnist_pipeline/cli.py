@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Never
 
 import typer
 
-from mnist_pipeline.console import console, quiet_native_logs, warn
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.console import console, quiet_native_logs, say, warn
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import ModelId, Project, find_project
 
 if TYPE_CHECKING:
-    from mnist_pipeline.params import Params
-    from mnist_pipeline.project import Project
+    import keras
+
+    from mnist_pipeline.training.params import Params
 
 app = typer.Typer(
     name="mnist",
@@ -34,6 +36,8 @@ PIPELINE = "Pipeline (what `dvc repro` calls)"
 EXPERIMENTS = "Experiments"
 MODELS = "Models"
 
+Reference = Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")]
+Study = Annotated[str, typer.Argument(help="Name of a study.")]
 ModelName = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of params.yaml's; the model is then NAME_seedN.")]
 
@@ -54,7 +58,7 @@ def run_command(application: Callable[[], object]) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             _refuse(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.")
-        from mnist_pipeline.tracking.redaction import redact
+        from mnist_pipeline.provenance.redaction import redact
 
         # A bug, with its traceback; but what libraries say of an address may have a password in it.
         sys.stderr.write(redact(traceback.format_exc()))
@@ -84,19 +88,8 @@ def download() -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def normalize(
-    raw: Annotated[Path | None, typer.Option(help="Folder with the IDX files, if it is not `data/raw`.")] = None,
-) -> None:
-    """Turn `data/raw` into float32 arrays in `data/normalized`, by `normalize` in params.yaml."""
-    from mnist_pipeline.stages import normalize as stage
-
-    project, params = _open()
-    stage.run(project, params.normalize, raw)
-
-
-@app.command(rich_help_panel=PIPELINE)
 def split() -> None:
-    """Divide `data/normalized` into train, validation and test in `data/split`, by `split` in params.yaml."""
+    """Divide `data/raw` into train, validation and test in `data/split`, by `split` in params.yaml."""
     from mnist_pipeline.stages import split as stage
 
     project, params = _open()
@@ -104,25 +97,32 @@ def split() -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
+def normalize() -> None:
+    """Fit what normalizations need on the train split; write `data/normalization.json`."""
+    from mnist_pipeline.stages import normalize as stage
+
+    project, _ = _open()
+    stage.run(project)
+
+
+@app.command(rich_help_panel=PIPELINE)
 def train(name: ModelName, seed: Seed = None) -> None:
     """Train one model on the train and validation splits; write `models/NAME` and an MLflow run."""
-    project, params = _open()
-    params, name = params.with_seed(name, seed)
+    project, params, model = _open_model(name, seed)
     with quiet_native_logs():
         from mnist_pipeline.stages import train as stage
 
-    stage.run(project, params, name)
+    stage.run(project, params, model)
 
 
 @app.command(rich_help_panel=PIPELINE)
 def evaluate(name: ModelName, seed: Seed = None) -> None:
     """Measure `models/NAME` on the test split; write `reports/NAME` and add it to the model's MLflow run."""
-    project, params = _open()
-    params, name = params.with_seed(name, seed)
+    project, params, model = _open_model(name, seed)
     with quiet_native_logs():
         from mnist_pipeline.stages import evaluate as stage
 
-    stage.run(project, params, name)
+    stage.run(project, params, model)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -137,32 +137,23 @@ def register() -> None:
 @app.command(rich_help_panel=EXPERIMENTS)
 def sync() -> None:
     """Give each model in `models/` its MLflow run, wherever DVC restored the files or the store was lost."""
-    from mnist_pipeline.console import say
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.tracking.settled import is_settled, settle
+    from mnist_pipeline.registry.candidate import lacks_best
+    from mnist_pipeline.tracking.sync import sync as run
 
-    if not is_settled(project := find_project()):
-        from mnist_pipeline.tracking.sync import sync as run
+    project, params = _open()
+    for line in run(project, params):
+        say(line)
+    if lacks_best(project):
+        from mnist_pipeline.stages import register as stage
 
-        project, params = _open()
-        synced = run(project, params)
-        for line in synced.lines():
-            say(line)
-        if synced.champion_missing:
-            from mnist_pipeline.stages import register as stage
-
-            stage.run(project, params)
-        settle(project)
+        stage.run(project, params)
     say("MLflow agrees with the workspace.")
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
-def lineage(
-    reference: Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")],
-) -> None:
-    """Print where a run or a registered model comes from, each link recomputed; exit status 3 if one is broken."""
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.tracking.chain import show
+def lineage(reference: Reference) -> None:
+    """Print where a run or a registered model comes from, each step verified; exit status 3 if one is not."""
+    from mnist_pipeline.reproduction.lineage import show
 
     if not show(find_project(), reference):
         raise typer.Exit(3)
@@ -170,7 +161,7 @@ def lineage(
 
 @app.command(rich_help_panel=EXPERIMENTS)
 def reproduce(
-    reference: Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")],
+    reference: Reference,
     install: Annotated[
         bool, typer.Option("--install", help="First install the environment that it was locked to, beside this one.")
     ] = False,
@@ -181,8 +172,7 @@ def reproduce(
 
     Exit status: 0 if the weights are the same, 3 if they differ (it says by how much), 4 if a part is missing (which).
     """
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.reproduce import run
+    from mnist_pipeline.reproduction.reproduce import run
 
     raise typer.Exit(run(find_project(), reference, install=install))
 
@@ -210,28 +200,29 @@ def tune(
     project, params = _open()
     plan = make_plan(
         project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs,
-        objective=objective, max_parameters=max_parameters,
+        objective=objective, max_parameters=max_parameters, adopt=adopt,
     )  # fmt: skip
-    if adopt:
-        plan.check_adoptable()
-    from mnist_pipeline.tuning.launch import tune as run
+    from mnist_pipeline.tuning.tune import tune as run
 
     run(plan, workers)
     if adopt:
-        _adopt(plan.study, confirm)
+        adopt_study(plan.study, confirm)
 
 
-@app.command(rich_help_panel=EXPERIMENTS)
-def adopt(
-    study: Annotated[str, typer.Argument(help="Name of a study.")],
-    confirm: Annotated[int, typer.Option(min=0, help="Other seeds to train with first; 0 takes its word.")] = 3,
+@app.command("adopt", rich_help_panel=EXPERIMENTS)
+def adopt_study(
+    study: Study,
+    confirm: Annotated[int, typer.Option(min=0, help="Other seeds to train with first; 0 trusts the study.")] = 3,
     trial: Annotated[
         int | None,
         typer.Option(min=0, help="Which trial; the best one by default, a choice of yours on a Pareto front."),
     ] = None,
 ) -> None:
     """Write a study's best parameters into params.yaml, if they beat the current ones on other seeds too."""
-    _adopt(study, confirm, trial)
+    project, params = _open()
+    from mnist_pipeline.tuning.adopt import adopt
+
+    adopt(project, params, study, confirm, trial)
 
 
 studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)
@@ -241,27 +232,22 @@ app.add_typer(studies, name="study", rich_help_panel=EXPERIMENTS)
 @studies.command("list")
 def list_studies() -> None:
     """Print one row per study: its objective, trials, the best one, and the parameters that it started from."""
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.tuning.report import show_studies
+    from mnist_pipeline.tuning.results import show_studies
 
     show_studies(find_project())
 
 
 @studies.command("show")
-def show_study(name: Annotated[str, typer.Argument(help="Of the study.")]) -> None:
+def show_study(name: Study) -> None:
     """Print a study's trials, best first, its Pareto front if it has one, and how much each parameter mattered."""
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.tuning.report import show_study as show
+    from mnist_pipeline.tuning.results import show_study as show
 
     show(find_project(), name)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on this machine.")] = 5000,
-) -> None:
+def ui(port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on this machine.")] = 5000) -> None:
     """Browse runs and models in MLflow's web page, until Ctrl+C."""
-    from mnist_pipeline.project import find_project
     from mnist_pipeline.tracking.ui import serve
 
     serve(find_project(), port)
@@ -286,7 +272,7 @@ def augment(
     project, params = _open()
     params.model(name)
     with quiet_native_logs():
-        from mnist_pipeline.tracking.preview import write_contact_sheet
+        from mnist_pipeline.tracking.augmentation_sheet import write_contact_sheet
 
     write_contact_sheet(project, params, name, preview, params.seed if seed is None else seed)
 
@@ -294,8 +280,7 @@ def augment(
 @app.command(rich_help_panel=MODELS)
 def models() -> None:
     """Print the registered versions: aliases, accuracies, training data, commit."""
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.tracking.catalogue import show_models
+    from mnist_pipeline.registry.catalogue import show_models
 
     show_models(find_project())
 
@@ -303,8 +288,7 @@ def models() -> None:
 @app.command(rich_help_panel=MODELS)
 def rollback() -> None:
     """Give the title of champion back to the previous one; typed again, take that back."""
-    from mnist_pipeline.project import find_project
-    from mnist_pipeline.tracking.catalogue import rollback as run
+    from mnist_pipeline.registry.catalogue import rollback as run
 
     run(find_project())
 
@@ -314,17 +298,23 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of any size, or one IDX file with --index.")],
     index: Annotated[int | None, typer.Option(min=0, help="Which image of an IDX file, from 0.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="A trained model by name; the best on validation by default.")
+        str | None, typer.Option(help="A folder of `models/`, such as cnn; models:/mnist@champion by default.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Read digits from pictures with a model in `models/`; prints each digit and the ten class scores."""
-    from mnist_pipeline.project import find_project
+    """Read digits from pictures with the champion or a model in `models/`; print each digit and ten class scores."""
+    from mnist_pipeline.serving import predict as serving
 
-    with quiet_native_logs():
-        from mnist_pipeline.serving import predict as serving
+    project = find_project()
+    file = serving.find_trained(project, model) if model else None
 
-    serving.run(find_project(), images, index=index, model=model, as_lines=as_json)
+    def load() -> "keras.Model":
+        from mnist_pipeline.models.model import load_model
+        from mnist_pipeline.registry.catalogue import load_champion
+
+        return load_model(file, f"mnist train {model}") if file else load_champion(project)
+
+    serving.run(images, load, index=index, as_lines=as_json)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -337,18 +327,19 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _adopt(study: str, confirm: int, trial: int | None = None) -> None:
-    """Take a study's winner over, into params.yaml as it is by now."""
-    project, params = _open()
-    from mnist_pipeline.tuning.adopt import adopt as run
-
-    run(project, params, study, confirm, trial)
-
-
 def _open() -> "tuple[Project, Params]":
-    """Find the project and check its parameters, before any stage starts work."""
-    from mnist_pipeline.params import load_params
-    from mnist_pipeline.project import find_project
+    """Find the project and check its parameters, all of them, before any stage starts work."""
+    from mnist_pipeline.training.params import load_params
+    from mnist_pipeline.tuning.params import tune_params
 
     project = find_project()
-    return project, load_params(project.params)
+    params = load_params(project.params)
+    tune_params(params)
+    return project, params
+
+
+def _open_model(name: str, seed: int | None) -> "tuple[Project, Params, ModelId]":
+    """Do as `_open`, for one model and, if it is given, another seed."""
+    project, params = _open()
+    params.model(name)
+    return project, params.with_seed(seed), ModelId(name, seed)

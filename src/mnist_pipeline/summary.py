@@ -7,17 +7,23 @@ from typing import Any
 
 from rich.table import Table
 
-from mnist_pipeline.console import console
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import read_json
-from mnist_pipeline.params import Params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.console import console, say
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import read_json
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.training.params import Params
 
-NEXT_STEPS = (
-    ("ui", "browse the runs and the registered model in MLflow"),
-    ("tune cnn --trials 20", "search better hyperparameters with Optuna"),
-    ("predict data/raw/t10k-images-idx3-ubyte --index 0", "read a digit with the best model"),
-)
+COLUMNS = {
+    "validation accuracy": ("val_accuracy", "{:.2%}"),
+    "test accuracy": ("test_accuracy", "{:.2%}"),
+    "parameters": ("parameters", "{:,}"),
+}
+"""Key in `metrics.json`, and form, of what each column shows."""
+NEXT_STEPS = {
+    "ui": "browse the runs and the registered model in MLflow",
+    "tune cnn --trials 20": "search better hyperparameters with Optuna",
+    "predict data/raw/t10k-images-idx3-ubyte --index 0": "read a digit with the best model",
+}
 """What to type after `mnist`, and why."""
 
 
@@ -27,22 +33,22 @@ def show(project: Project, params: Params) -> None:
     Raises:
         UserError: nothing is trained yet.
     """
-    rows = {name: _results(project, name) for name in params.train}
-    if not any(rows.values()):
+    trained = {name: _results(project, name) for name in params.train}
+    if not any(trained.values()):
         raise UserError("No model is trained yet: run `dvc repro` (or `make run`) first.")
-    best = read_json(project.champion, "mnist register")["model"] if project.champion.exists() else None
-    table = Table(title="Trained models", title_justify="left")
-    table.add_column("model")
-    for heading in ("validation accuracy", "test accuracy", "parameters", "training seconds"):
+    best = read_json(project.best, "mnist register")["model"] if project.best.exists() else None
+    table = Table("model", title="Trained models", title_justify="left")
+    for heading in COLUMNS:
         table.add_column(heading, justify="right")
     table.add_column("")
-    for name, results in rows.items():
-        table.add_row(name, *_cells(results), "best" if name == best else "")
+    for name, results in trained.items():
+        cells = [form.format(results[key]) if key in results else "-" for key, form in COLUMNS.values()]
+        table.add_row(name, *cells, "best" if name == best else "")
     console().print(table)
-    width = max(len(arguments) for arguments, _ in NEXT_STEPS)
-    console().print("Next:")
-    for arguments, purpose in NEXT_STEPS:
-        console().print(f"  {_mnist()} {arguments:<{width}}   {purpose}", markup=False)
+    width = max(map(len, NEXT_STEPS))
+    say("Next:")
+    for arguments, purpose in NEXT_STEPS.items():
+        say(f"  {_mnist()} {arguments:<{width}}   {purpose}")
 
 
 def _mnist() -> str:
@@ -54,19 +60,6 @@ def _mnist() -> str:
 
 
 def _results(project: Project, name: str) -> dict[str, Any]:
-    """Return what the model's files say; empty where it is not trained."""
-    results: dict[str, Any] = {}
-    for file in ("metrics.json", "evaluation.json"):
-        path = project.model(name) / file
-        results |= read_json(path, f"mnist train {name}") if path.exists() else {}
-    return results
-
-
-def _cells(results: dict[str, Any]) -> list[str]:
-    formats = {
-        "validation_accuracy": "{:.2%}",
-        "test_accuracy": "{:.2%}",
-        "parameters": "{:,}",
-        "seconds": "{:.0f}",
-    }
-    return [form.format(results[key]) if key in results else "-" for key, form in formats.items()]
+    """Return what the model's report says; empty where it is not trained and evaluated."""
+    path = project.metrics(name)
+    return read_json(path, f"mnist evaluate {name}") if path.exists() and project.model_file(name).exists() else {}

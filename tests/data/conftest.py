@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.idx import Part, images_name, labels_name
-from mnist_pipeline.project import Project
 
 ToIdx = Callable[[NDArray[np.uint8]], bytes]
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -37,7 +37,7 @@ def digits() -> Digits:
 @pytest.fixture
 def project(tmp_path: Path, digits: Digits, to_idx: ToIdx) -> Project:
     """A project that has downloaded: 200 images to train on, 100 to test on."""
-    project = Project(root=tmp_path, home=tmp_path)
+    project = Project(root=tmp_path, top=tmp_path, home=tmp_path)
     project.raw.mkdir(parents=True)
     images, labels = digits
     halves: dict[Part, slice] = {"train": slice(0, 200), "t10k": slice(200, 300)}

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation, save_subset
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.data.dataset import Subset, fingerprints, load_test, load_train, load_validation, save_subset
 
-SUBSET = Subset(np.random.default_rng(0).random((7, 28, 28), dtype=np.float32), np.arange(7, dtype=np.uint8))
+SUBSET = Subset(np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8), np.arange(7, dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_each_loader_reads_its_own_file(load: Callable[[Path], Subset], name: st
     save_subset(tmp_path / f"{name}.npz", SUBSET)
     loaded = load(tmp_path)
     assert len(loaded) == 7
-    assert (loaded.images.dtype, loaded.labels.dtype) == (np.float32, np.uint8)
+    assert (loaded.images.dtype, loaded.labels.dtype) == (np.uint8, np.uint8)
     np.testing.assert_array_equal(loaded.images, SUBSET.images)
     np.testing.assert_array_equal(loaded.labels, SUBSET.labels)
 
@@ -71,8 +71,8 @@ def _too_few_labels(path: Path) -> None:
     np.savez(path, images=SUBSET.images, labels=SUBSET.labels[:-1])
 
 
-def _raw_pixels(path: Path) -> None:
-    np.savez(path, images=SUBSET.images.astype(np.uint8), labels=SUBSET.labels)
+def _normalized_pixels(path: Path) -> None:
+    np.savez(path, images=SUBSET.images.astype(np.float32), labels=SUBSET.labels)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def _raw_pixels(path: Path) -> None:
         _no_labels,
         _objects,
         _too_few_labels,
-        _raw_pixels,
+        _normalized_pixels,
     ],
 )
 def test_a_damaged_file_is_refused(damage: Callable[[Path], None], tmp_path: Path) -> None:
@@ -95,3 +95,13 @@ def test_a_damaged_file_is_refused(damage: Callable[[Path], None], tmp_path: Pat
     damage(path)
     with pytest.raises(UserError, match=r"train\.npz .*run `mnist split` again"):
         load_train(tmp_path)
+
+
+def test_an_image_is_recognized_wherever_it_is() -> None:
+    known = fingerprints(SUBSET.images)
+    assert known.dtype == np.uint64
+    assert len(np.unique(known)) == 7
+    np.testing.assert_array_equal(fingerprints(SUBSET.images[::-1]), known[::-1])
+    changed = SUBSET.images[:1].copy()
+    changed[0, 0, 0] ^= 1
+    assert not np.isin(fingerprints(changed), known).any()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.idx import Part, images_name, labels_name, parse_idx, read_part
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.project import Project
 
 ToIdx = Callable[[NDArray[np.uint8]], bytes]
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]

@@ -1,6 +1,8 @@
 """Train and validation are disjoint, complete, stratified and reproducible; repeated images are counted."""
 
 import hashlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation, save_subset
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import read_json
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation
+from mnist_pipeline.data.idx import images_name, labels_name
+from mnist_pipeline.data.params import Split
 from mnist_pipeline.data.split import check_split, count_duplicates, split_indices
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import read_json
-from mnist_pipeline.params import Normalize, Split
-from mnist_pipeline.project import Project
-from mnist_pipeline.stages import normalize as normalize_stage
 from mnist_pipeline.stages import split as stage
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+ToIdx = Callable[[NDArray[np.uint8]], bytes]
 
 # As uneven as MNIST, a hundredth of it.
 LABELS = np.random.default_rng(0).permutation(
@@ -76,7 +79,7 @@ def test_the_check_finds_every_kind_of_wrong_split() -> None:
 
 def test_repeated_images_are_counted_within_and_across() -> None:
     def subset(*shades: int) -> Subset:
-        images = np.stack([np.full((28, 28), shade, np.float32) for shade in shades])
+        images = np.stack([np.full((28, 28), shade, np.uint8) for shade in shades])
         return Subset(images, np.zeros(len(shades), np.uint8))
 
     counted = count_duplicates(
@@ -92,96 +95,91 @@ def test_repeated_images_are_counted_within_and_across() -> None:
     }
 
 
-@pytest.fixture
-def normalized(project: Project) -> Project:
-    normalize_stage.run(project, Normalize(scheme="unit"))
-    return project
-
-
 PARAMS = Split(validation_size=50, seed=3)
+"""Of the 200 training images of `project`."""
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+def _digests(project: Project) -> dict[str, str]:
+    files = [path for folder in (project.split, project.reports) for path in folder.iterdir()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
 
-def test_the_stage_writes_what_its_manifest_says(
-    normalized: Project, digits: Digits, capsys: pytest.CaptureFixture[str]
+def test_the_stage_writes_raw_pixels_as_its_manifest_says(
+    project: Project, digits: Digits, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage.run(normalized, PARAMS)
-    manifest = pd.read_parquet(normalized.split / "manifest.parquet")
+    stage.run(project, PARAMS)
+    manifest = pd.read_parquet(project.split / "manifest.parquet")
     assert len(manifest) == 300
     parts = {"train": load_train, "validation": load_validation, "test": load_test}
     for name, load in parts.items():
-        subset, rows = load(normalized.split), manifest[manifest["subset"] == name]
+        subset, rows = load(project.split), manifest[manifest["subset"] == name]
         first = 200 if name == "test" else 0
         assert set(rows["source"]) == {f"{'t10k' if name == 'test' else 'train'}-images-idx3-ubyte"}
         np.testing.assert_array_equal(subset.labels, rows["label"])
-        np.testing.assert_array_equal(subset.images, digits[0][first + rows["index"].to_numpy()] * np.float32(1 / 255))
-    counts = pd.read_csv(normalized.split / "class_counts.csv")
+        np.testing.assert_array_equal(subset.images, digits[0][first + rows["index"].to_numpy()])
+    counts = pd.read_csv(project.class_counts)
     assert list(counts.columns) == ["subset", "label", "images"]
     assert counts.groupby("subset")["images"].sum().to_dict() == {"train": 150, "validation": 50, "test": 100}
-    summary = read_json(normalized.split / "summary.json", made_by="")
+    summary = read_json(project.split_summary, made_by="")
     assert summary["images"] == {"train": 150, "validation": 50, "test": 100}
     assert "0 pixel-identical across subsets" in capsys.readouterr().out
 
 
-def test_the_test_images_pass_through_untouched(normalized: Project) -> None:
-    stage.run(normalized, PARAMS)
-    written, source = (folder / "test.npz" for folder in (normalized.split, normalized.normalized))
-    assert written.read_bytes() == source.read_bytes()
-
-
-def test_two_runs_write_the_same_bytes(normalized: Project) -> None:
-    stage.run(normalized, PARAMS)
-    first = _digests(normalized.split)
+def test_two_runs_write_the_same_bytes(project: Project) -> None:
+    stage.run(project, PARAMS)
+    first = _digests(project)
     assert len(first) == 6
-    for path in normalized.split.iterdir():
-        path.unlink()
-    stage.run(normalized, PARAMS)
-    assert _digests(normalized.split) == first
+    shutil.rmtree(project.split)
+    shutil.rmtree(project.reports)
+    stage.run(project, PARAMS)
+    assert _digests(project) == first
 
 
-def test_the_choice_does_not_depend_on_the_test_images(normalized: Project, digits: Digits) -> None:
-    stage.run(normalized, PARAMS)
-    before = _digests(normalized.split)
-    other = Subset(np.zeros((10, 28, 28), np.float32), np.arange(10, dtype=np.uint8))
-    save_subset(normalized.normalized / "test.npz", other)
-    stage.run(normalized, PARAMS)
-    after = _digests(normalized.split)
+def test_the_choice_does_not_depend_on_the_test_images(project: Project, to_idx: ToIdx) -> None:
+    stage.run(project, PARAMS)
+    before = _digests(project)
+    (project.raw / images_name("t10k")).write_bytes(to_idx(np.zeros((10, 28, 28), np.uint8)))
+    (project.raw / labels_name("t10k")).write_bytes(to_idx(np.arange(10, dtype=np.uint8)))
+    stage.run(project, PARAMS)
+    after = _digests(project)
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"test.npz", "manifest.parquet", "class_counts.csv", "summary.json"}
+    assert changed == {"test.npz", "manifest.parquet", "class_counts.csv", "split.json"}
 
 
-def test_the_stage_reports_images_shared_by_subsets(normalized: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    stage.run(normalized, PARAMS)
-    train = load_train(normalized.split)
-    test = Subset(train.images[:3], train.labels[:3])
-    save_subset(normalized.normalized / "test.npz", test)
-    stage.run(normalized, PARAMS)
-    assert read_json(normalized.split / "summary.json", made_by="")["duplicates"]["test_in_train"] == 3
-    assert "3 pixel-identical across subsets, 0 within" in capsys.readouterr().out
+def test_the_stage_reports_images_shared_by_subsets(
+    project: Project, digits: Digits, to_idx: ToIdx, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project.raw / images_name("t10k")).write_bytes(to_idx(digits[0][:200]))
+    (project.raw / labels_name("t10k")).write_bytes(to_idx(digits[1][:200]))
+    stage.run(project, PARAMS)
+    assert read_json(project.split_summary, made_by="")["duplicates"]["test_in_train"] == 150
+    assert "200 pixel-identical across subsets, 0 within" in capsys.readouterr().out
 
 
-def test_an_impossible_size_leaves_the_last_split_alone(normalized: Project) -> None:
-    stage.run(normalized, PARAMS)
-    before = _digests(normalized.split)
+def test_an_impossible_size_leaves_the_last_split_alone(project: Project) -> None:
+    stage.run(project, PARAMS)
+    before = _digests(project)
     with pytest.raises(UserError, match=r"split\.validation_size \(found 199\)"):
-        stage.run(normalized, Split(validation_size=199, seed=0))
-    assert _digests(normalized.split) == before
+        stage.run(project, Split(validation_size=199, seed=0))
+    assert _digests(project) == before
 
 
-def test_a_failing_disk_leaves_no_half_written_file(normalized: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_leaves_no_half_written_file(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(path: Path, **arrays: object) -> None:
         path.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
     with pytest.raises(OSError, match="No space"):
-        stage.run(normalized, PARAMS)
-    assert list(normalized.split.iterdir()) == []
+        stage.run(project, PARAMS)
+    assert list(project.split.iterdir()) == []
 
 
-def test_without_normalized_files_the_user_is_told_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="run `mnist normalize`"):
-        stage.run(Project(root=tmp_path, home=tmp_path), PARAMS)
+def test_a_damaged_raw_file_is_named_and_nothing_is_written(project: Project) -> None:
+    (project.raw / labels_name("t10k")).write_bytes(b"cut")
+    with pytest.raises(UserError, match="t10k-labels"):
+        stage.run(project, PARAMS)
+    assert not project.split.exists()
+    (project.raw / labels_name("t10k")).unlink()
+    with pytest.raises(UserError, match="run `mnist download`"):
+        stage.run(project, PARAMS)

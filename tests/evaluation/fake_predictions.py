@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 class Predictions:
     labels: NDArray[np.uint8]
     probabilities: NDArray[np.float32]
-    images: NDArray[np.float32]
+    images: NDArray[np.uint8]
 
 
 def fake(digits: list[int], wrong: int) -> Predictions:
@@ -22,7 +22,7 @@ def fake(digits: list[int], wrong: int) -> Predictions:
     confidence = generator.uniform(0.55, 0.95, len(labels)).astype(np.float32)
     probabilities = np.repeat((1 - confidence)[:, None] / 9, 10, axis=1)
     probabilities[np.arange(len(labels)), read] = confidence
-    images = generator.normal(size=(len(labels), 28, 28)).astype(np.float32)
+    images = generator.integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
     return Predictions(labels, probabilities.astype(np.float32), images)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.serving.images import LEAST_CONTRAST, fit, read_digit
 
 Pixels = NDArray[np.uint8]

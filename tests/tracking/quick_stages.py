@@ -1,77 +1,67 @@
-"""Stages that take no time: what they write looks like the real ones' files, and is told to MLflow by the real code.
+"""Stages that take little time: their files look like those of the real ones, and the real code tells MLflow of them.
 
 Copied into a project as `src/quick_stages.py` and called by its dvc.yaml.
 """
 
 import sys
-import uuid
+from dataclasses import asdict
 
-from versions import crown
-
-from mnist_pipeline.data.dataset import save_subset
-from mnist_pipeline.data.normalize import Normalization, save_normalization
-from mnist_pipeline.files import file_digest, write_json
-from mnist_pipeline.params import load_params
-from mnist_pipeline.project import find_project
+from mnist_pipeline.core.files import file_digest, write_json
+from mnist_pipeline.core.project import ModelId, find_project
 from mnist_pipeline.training.history import Epoch, write_history
-from small_project import draw_digits, write_originals
+from mnist_pipeline.training.params import load_params
+from small_project import draw_digits, write_data
 
 project = find_project()
 params = load_params(project.params)
 
 
-SUBSETS = {name: draw_digits(count, count) for name, count in {"train": 50, "validation": 20, "test": 30}.items()}
-
-
-def download() -> None:
-    write_originals(project, SUBSETS)
-
-
-def normalize() -> None:
-    save_normalization(project.normalization, Normalization("unit", 1 / 255, 0.0))
-
-
-def split() -> None:
-    for name, subset in SUBSETS.items():
-        save_subset(project.split / f"{name}.npz", subset)
-    write_originals(project, SUBSETS)  # for the manifest
+def data() -> None:
+    sizes = {"train": 50, "validation": 20, "test": 30}
+    write_data(project, {name: draw_digits(size, size) for name, size in sizes.items()})
 
 
 def train(name: str) -> None:
+    """Draw the weights by the seed, and leave it at that."""
+    import keras
+
+    from mnist_pipeline.data.normalize import load_statistics
+    from mnist_pipeline.models.model import build_model, save_model
     from mnist_pipeline.tracking.runs import training_run
 
-    with training_run(project, params, name, tags={}) as run:
-        history = [Epoch(epoch, 1 / epoch, 0.5, 0.9 / epoch, 0.6, 0.001, 0.1) for epoch in (1, 2, 3)]
-        run.log_epochs(*history)
-        folder = project.model(name)
-        folder.mkdir(parents=True, exist_ok=True)
-        # As Keras, which puts the time into the file: no two trainings write the same bytes.
-        project.model_file(name).write_text(f"{params.seed} {uuid.uuid4()}")
-        write_history(folder / "history.csv", history)
-        metrics = {"validation_accuracy": 0.6 + params.seed / 100, "validation_loss": 0.3, "best_epoch": 3, "epochs": 3}
-        metrics |= {"parameters": 10, "seconds": 0.3}
-        write_json(folder / "metrics.json", metrics)
-        run.log_result(metrics)
+    model = ModelId(name)
+    entry = params.model(name)
+    with training_run(project, params, model, tags={}) as run:
+        history = [Epoch(epoch, 1 / epoch, 0.5, 0.9 / epoch, 0.6, 0.001) for epoch in (1, 2, 3)]
+        for epoch in history:
+            run.log_new_epoch(epoch)
+        keras.utils.set_random_seed(params.seed)
+        network = build_model(entry.architecture, entry.normalization, load_statistics(project.normalization))
+        save_model(network, project.model_file(model))
+        write_history(project.history(model), history)
+        summary = {"validation_accuracy": 0.6 + params.seed / 100, "validation_loss": 0.3, "best_epoch": 3, "epochs": 3}
+        summary |= {"parameters": network.count_params()}
+        write_json(project.training_summary(model), summary)
+        run.log_result(summary, 0.3)
 
 
 def evaluate(name: str) -> None:
     """Write the report and say nothing of it, as where the store was out of reach."""
-    report = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "loss": 0.7}
-    more = dict.fromkeys(("macro_precision", "macro_recall", "macro_f1", "expected_calibration_error"), 0.5)
+    from mnist_pipeline.evaluation.metrics import Metrics
+
+    shares = dict.fromkeys(("macro_precision", "macro_recall", "macro_f1", "expected_calibration_error"), 0.5)
     recall = {str(digit): 0.5 for digit in range(10)}
-    write_json(project.report(name) / "metrics.json", report | more | {"images": 30, "recall": recall})
+    metrics = Metrics(images=30, accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, loss=0.7, **shares, recall=recall)
+    write_json(project.test_report(name), {"model_md5": file_digest(project.model_file(name)), **asdict(metrics)})
     (project.report(name) / "confusion.csv").write_text("actual,predicted\n0,0\n1,7\n")
     (project.report(name) / "figures").mkdir(exist_ok=True)
     (project.report(name) / "figures" / "recall.png").write_bytes(b"a figure")
-    digest = {"model_md5": file_digest(project.model_file(name))}
-    write_json(project.model(name) / "evaluation.json", digest | {f"test_{key}": report[key] for key in report})
 
 
 def register() -> None:
-    """Crown whatever there is: these models are too fake to be compared."""
-    crown(project, params, "mlp")
-    digest = {"model_md5": file_digest(project.model_file("mlp"))}
-    write_json(project.champion, {"model": "mlp", **digest})
+    from mnist_pipeline.stages import register as stage
+
+    stage.run(project, params)
 
 
 globals()[sys.argv[1]](*sys.argv[2:])

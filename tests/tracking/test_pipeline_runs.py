@@ -7,19 +7,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import file_digest, read_json, write_json
-from mnist_pipeline.params import Params, load_params
-from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.runs import find_run, training_run
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import file_digest, read_json, write_json
+from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.tracking.runs import find_run_by_digest, training_run
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.training.params import Params, load_params
 from small_project import draw_digits, make_project
 
 
@@ -33,8 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project
         project = make_project(tmp_path_factory.mktemp("finished"))
         params = load_params(project.params)
         for name in params.train:
-            train.run(project, params, name)
-            evaluate.run(project, params, name)
+            train.run(project, params, ModelId(name))
+            evaluate.run(project, params, ModelId(name))
         register.run(project, params)
         yield project, params
 
@@ -44,23 +44,24 @@ def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]
     client = open_store(project)
     runs = client.search_runs([client.get_experiment_by_name("mnist").experiment_id])
     assert sorted(run.data.tags["model"] for run in runs) == ["cnn", "mlp"]
-    run = find_run(client, project.model_file("cnn"))
+    run = find_run_by_digest(client, file_digest(project.model_file("cnn")))
     assert run is not None
     assert run.info.status == "FINISHED"
     model = params.model("cnn")
     assert run.data.params["training.optimizer.name"] == model.training.optimizer.name
     assert run.data.params["architecture.blocks.0.filters"] == "4"
-    assert run.data.params["normalize.scheme"] == "unit"
+    assert run.data.params["normalization"] == "unit"
     for metric in ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "epoch_seconds"):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
-    assert run.data.metrics["test_accuracy"] == read_json(project.report("cnn") / "metrics.json", "")["accuracy"]
+    assert run.data.metrics["test_accuracy"] == read_json(project.test_report("cnn"), "")["accuracy"]
+    assert run.data.metrics["training_seconds"] > 0
     assert {"python", "tensorflow", "git_commit", "device_kind"} <= set(run.data.tags)
     assert "cnn" in run.data.tags["mlflow.note.content"]
 
 
 def test_data_sets_carry_the_hashes_of_dvc(finished: tuple[Project, Params]) -> None:
     project, _ = finished
-    run = find_run(open_store(project), project.model_file("mlp"))
+    run = find_run_by_digest(open_store(project), file_digest(project.model_file("mlp")))
     assert run is not None
     digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     assert digests == {
@@ -73,35 +74,41 @@ def test_artifacts_hold_files_figures_and_a_model_without_pickle(finished: tuple
 
     project, _ = finished
     client = open_store(project)
-    run = find_run(client, project.model_file("cnn"))
+    run = find_run_by_digest(client, file_digest(project.model_file("cnn")))
     assert run is not None
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert {"params.yaml", "history.csv", "metrics.json", "augmentation.png", "test_report"} <= names
-    figures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "test_report/figures")}
-    assert "test_report/figures/confusion_matrix.png" in figures
+    assert {"params.yaml", "augmentation.png"} <= names
+    report = Path(client.download_artifacts(run.info.run_id, "report"))
+    files = {path.relative_to(report): path.read_bytes() for path in report.rglob("*.*")}
+    here = project.report("cnn")
+    assert files == {path.relative_to(here): path.read_bytes() for path in here.rglob("*.*")}
     logged = client.get_logged_model(run.outputs.model_outputs[-1].model_id)
     assert "test_accuracy" in {metric.key for metric in logged.metrics or []}
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{logged.model_id}"))
-    files = {path.name for path in folder.rglob("*") if path.is_file()}
-    assert "model.keras" in files
-    assert not any(name.endswith((".pkl", ".pickle", ".cloudpickle")) for name in files)
+    assert file_digest(folder / "data" / "model.keras") == file_digest(project.model_file("cnn"))
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".cloudpickle")]
     requirements = (folder / "requirements.txt").read_text().splitlines()
     assert any(line.startswith("keras==") for line in requirements)
     assert all("==" in line for line in requirements)
 
 
-def test_the_champion_takes_raw_pixels_of_either_type(finished: tuple[Project, Params]) -> None:
+def test_the_champion_takes_raw_pixels_and_mlflow_refuses_others(finished: tuple[Project, Params]) -> None:
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     project, _ = finished
     open_store(project)
     champion = mlflow.pyfunc.load_model("models:/mnist@champion")
-    assert champion.metadata.signature.outputs is not None
-    pixels = np.rint(draw_digits(20, 9).images * 255).astype(np.uint8)
+    pixels = draw_digits(20, 9).images
     probabilities = champion.predict(pixels)
     assert probabilities.shape == (20, 10)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(champion.predict(pixels.astype(np.float32)), probabilities, atol=1e-6)
+    np.testing.assert_array_equal(champion.predict({"pixels": pixels}), probabilities)
+    with pytest.raises(MlflowException, match="Failed to enforce schema"):
+        champion.predict(pixels.astype(np.float32))
+    with pytest.raises(MlflowException, match="Failed to enforce schema"):
+        champion.predict(pixels[:, :27])
+    assert champion.predict(champion.input_example).argmax() in range(10)
 
 
 def test_mlflow_serves_the_champion_over_http(finished: tuple[Project, Params]) -> None:
@@ -121,8 +128,8 @@ def test_mlflow_serves_the_champion_over_http(finished: tuple[Project, Params]) 
         start_new_session=True,
     )
     try:
-        pixels = np.rint(draw_digits(3, 9).images * 255)
-        for values in (pixels.astype(int).tolist(), (pixels + 0.25).tolist()):
+        pixels = draw_digits(3, 9).images.tolist()
+        for values in (pixels, {"pixels": pixels}):
             answer = np.asarray(ask(f"http://127.0.0.1:{port}/invocations", {"inputs": values})["predictions"])
             assert answer.shape == (3, 10)
             np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
@@ -146,18 +153,19 @@ def ask(url: str, question: dict[str, Any]) -> dict[str, Any]:
     raise AssertionError("the server did not come up in two minutes")
 
 
-def test_registering_the_same_model_again_adds_no_version(finished: tuple[Project, Params]) -> None:
-    from mnist_pipeline.stages import register
+def test_a_model_trained_again_to_the_same_bytes_is_the_same_version(finished: tuple[Project, Params]) -> None:
+    from mnist_pipeline.stages import register, train
 
     project, params = finished
     client = open_store(project)
-    before = project.champion.read_bytes()
+    before = project.best.read_bytes()
+    train.run(project, params, ModelId(read_json(project.best, "")["model"]))
     register.run(project, params)
     versions = client.search_model_versions("name = 'mnist'")
     assert len(versions) == 1
-    assert project.champion.read_bytes() == before
+    assert project.best.read_bytes() == before
     champion = client.get_model_version_by_alias("mnist", "champion")
-    name = read_json(project.champion, "")["model"]
+    name = read_json(project.best, "")["model"]
     assert champion.tags["model"] == name
     assert champion.tags["model_md5"] == file_digest(project.model_file(name))
     assert "validation (chosen by this)" in (champion.description or "")
@@ -169,35 +177,26 @@ def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
     from mnist_pipeline.stages import register
 
     _, params = finished
-    project = Project(tmp_path, tmp_path)
     shutil.copytree(finished[0].root, tmp_path, dirs_exist_ok=True)
+    project = find_project(tmp_path)
     shutil.rmtree(project.artifacts)
     project.tracking_database.unlink()
     for name, validation, test in (("mlp", 0.98, 0.90), ("cnn", 0.97, 0.999)):
-        folder = project.model(name)
-        metrics = read_json(folder / "metrics.json", "") | {"validation_accuracy": validation}
-        write_json(folder / "metrics.json", metrics)
-        write_json(folder / "evaluation.json", read_json(folder / "evaluation.json", "") | {"test_accuracy": test})
+        for path, key, value in (
+            (project.training_summary(name), "validation_accuracy", validation),
+            (project.test_report(name), "accuracy", test),
+        ):
+            write_json(path, read_json(path, "") | {key: value})
     register.run(project, params)
-    assert read_json(project.champion, "")["model"] == "mlp"
+    assert read_json(project.best, "")["model"] == "mlp"
     client = open_store(project)
     assert client.get_model_version_by_alias("mnist", "champion").tags["model"] == "mlp"
     # The store was gone: the run was rebuilt from the files, curves and model included.
-    run = find_run(client, project.model_file("mlp"))
+    run = find_run_by_digest(client, file_digest(project.model_file("mlp")))
     assert run is not None
     assert run.data.tags["restored"] == "true"
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
-    assert client.list_artifacts(run.info.run_id, "test_report/figures")  # which the model card shows
-
-
-def test_ties_go_to_the_lower_validation_loss() -> None:
-    from mnist_pipeline.stages.register import choose
-
-    tied = {
-        "a": {"validation_accuracy": 0.9, "validation_loss": 0.2},
-        "b": {"validation_accuracy": 0.9, "validation_loss": 0.1},
-    }
-    assert choose(tied) == "b"
+    assert client.list_artifacts(run.info.run_id, "report/figures")  # which the model card shows
 
 
 def test_nothing_but_evaluate_opens_the_test_split(project: Project, params: Params) -> None:
@@ -206,18 +205,18 @@ def test_nothing_but_evaluate_opens_the_test_split(project: Project, params: Par
     test_file = project.split / "test.npz"
     intact = test_file.read_bytes()
     test_file.write_bytes(b"sabotage")
-    train.run(project, params, "mlp")
+    train.run(project, params, ModelId("mlp"))
     with pytest.raises(UserError, match=r"test\.npz is damaged"):
-        evaluate.run(project, params, "mlp")
+        evaluate.run(project, params, ModelId("mlp"))
     test_file.write_bytes(intact)
-    evaluate.run(project, params, "mlp")
+    evaluate.run(project, params, ModelId("mlp"))
     test_file.write_bytes(b"sabotage")
     register.run(project, params.model_copy(update={"train": ("mlp",)}))
 
 
 def test_a_failing_run_is_failed_and_an_interrupted_one_killed(project: Project, params: Params) -> None:
     def interrupt_by(error: BaseException) -> str:
-        with pytest.raises(type(error)), training_run(project, params, "mlp", tags={}) as run:
+        with pytest.raises(type(error)), training_run(project, params, ModelId("mlp"), tags={}) as run:
             raise error
         return open_store(project).get_run(run.run_id).info.status
 
@@ -225,14 +224,44 @@ def test_a_failing_run_is_failed_and_an_interrupted_one_killed(project: Project,
     assert interrupt_by(KeyboardInterrupt()) == "KILLED"
 
 
+def test_a_training_logs_what_the_machine_did_and_no_secret(
+    project: Project, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = ("git", "-C", str(project.root))
+    subprocess.run([*repository, "init", "--quiet"], check=True)
+    subprocess.run([*repository, "add", "."], check=True)
+    subprocess.run([*repository, "-c", "user.name=t", "-c", "user.email=t", "commit", "-qm", "all"], check=True)
+    subprocess.run([*repository, "remote", "add", "origin", "https://me:hunter2@example.org/mnist.git"], check=True)
+    monkeypatch.setattr(sys, "argv", [str(project.params)])  # what MLflow takes for the program
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    client = open_store(project)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # of somebody's shell
+    with training_run(project, params, ModelId("mlp"), tags={}) as run:
+        wait_until(lambda: bool(client.get_metric_history(run.run_id, "system/cpu_utilization_percentage")))
+    logged = client.get_run(run.run_id)
+    assert logged.data.tags["mlflow.source.git.repoURL"] == "https://example.org/mnist.git"
+    assert logged.data.tags["mlflow.source.name"] == "mnist train mlp"
+    assert "system/system_memory_usage_megabytes" in logged.data.metrics
+    everything = [project.tracking_database, *(path for path in project.artifacts.rglob("*") if path.is_file())]
+    assert not [path for path in everything if b"hunter2" in path.read_bytes()]
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    for _ in range(100):
+        if happens():
+            return
+        time.sleep(0.2)
+    raise AssertionError("it did not happen within 20 seconds")
+
+
 def test_a_run_whose_process_was_killed_does_not_stay_running(project: Project, params: Params) -> None:
     client = open_store(project)
-    with training_run(project, params, "mlp", tags={}) as run:
+    with training_run(project, params, ModelId("mlp"), tags={}) as run:
         pass
     # What kill -9 leaves behind: a run that says RUNNING, of a process that is no more.
     client.set_tag(run.run_id, "process", "999999999 1.00")
     client.update_run(run.run_id, status="RUNNING")
-    with training_run(project, params, "cnn", tags={}) as other:
+    with training_run(project, params, ModelId("cnn"), tags={}) as other:
         assert client.get_run(run.run_id).info.status == "KILLED"
         assert client.get_run(other.run_id).info.status == "RUNNING"
 

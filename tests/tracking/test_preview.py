@@ -6,25 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import ModelParams, Params
-from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.preview import DRAWS, GAP, contact_sheet, write_contact_sheet
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.tracking.augmentation_sheet import DRAWS, GAP, contact_sheet, write_contact_sheet
+from mnist_pipeline.training.params import ModelParams, Params
 from small_project import draw_digits
 
 
-@pytest.mark.parametrize("black", [0.0, -0.42])
-def test_a_sheet_has_a_row_per_digit_that_starts_with_the_original(params: Params, black: float) -> None:
+def test_a_sheet_has_a_row_per_digit_that_starts_with_the_original(params: Params) -> None:
     examples = draw_digits(40, 0)
-    examples.images[:] += black
-    figure = contact_sheet("cnn", params.model("cnn"), examples, seed=0, black=black)
+    figure = contact_sheet("cnn", params.model("cnn"), examples, seed=0)
     shown = np.asarray(figure.axes[0].images[0].get_array())
     assert shown.shape == (10 * (28 + GAP) - GAP, (1 + DRAWS) * (28 + GAP) - GAP)
-    assert shown.min() == pytest.approx(0, abs=1e-6)
     row = shown[:28]
-    np.testing.assert_allclose(
-        row[:, :28], (examples.images[0] - black) / (examples.images[0] - black).max(), atol=1e-5
-    )
+    np.testing.assert_array_equal(row[:, :28], examples.images[0])
     cells = {row[:, start : start + 28].tobytes() for start in range(0, row.shape[1], 28 + GAP)}
     assert len(cells) == 1 + DRAWS
     assert "rotation 10°" in figure.get_suptitle()

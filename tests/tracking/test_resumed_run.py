@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import save_subset
-from mnist_pipeline.project import Project
 from mnist_pipeline.tracking.store import open_store
 from small_project import draw_digits
 
@@ -16,14 +16,14 @@ EPOCHS = 12
 def train(project: Project, *, kill_after_epoch: int | None) -> tuple[int, str]:
     """Run `mnist train mlp`, kill it when it has told of an epoch; return its exit code and the rest of its output."""
     command = [str(Path(sys.executable).with_name("mnist")), "train", "mlp"]
-    process = subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout if kill_after_epoch else ():
-        if line.split()[:2] == ["epoch", f"{kill_after_epoch}/{EPOCHS}"]:
-            process.send_signal(signal.SIGKILL)
-            break
-    rest = process.stdout.read()
-    return process.wait(timeout=120), rest
+    with subprocess.Popen(command, cwd=project.root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout if kill_after_epoch else ():
+            if line.split()[:2] == ["epoch", f"{kill_after_epoch}/{EPOCHS}"]:
+                process.send_signal(signal.SIGKILL)
+                break
+        rest = process.stdout.read()
+        return process.wait(timeout=120), rest
 
 
 def test_a_killed_training_continues_its_run(project: Project) -> None:

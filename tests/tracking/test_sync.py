@@ -17,60 +17,57 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from versions import crown
 
-from mnist_pipeline.files import file_digest, read_json
-from mnist_pipeline.params import load_params
-from mnist_pipeline.project import Project, find_project
-from mnist_pipeline.tracking.chain import chain
-from mnist_pipeline.tracking.inputs import present_inputs, recorded_inputs
-from mnist_pipeline.tracking.pipeline import read_lock
-from mnist_pipeline.tracking.settled import is_settled
+from mnist_pipeline.core.files import file_digest, read_json
+from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.provenance.inputs import present_inputs, recorded_inputs
+from mnist_pipeline.provenance.pipeline import read_lock
+from mnist_pipeline.registry.candidate import lacks_best
+from mnist_pipeline.reproduction.walk import walk
+from mnist_pipeline.stages import register
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import sync
+from mnist_pipeline.training.params import load_params
 from small_project import tiny_params
 
 PIPELINE = """\
 stages:
   download:
-    cmd: python src/quick_stages.py download
+    cmd: python src/quick_stages.py data
     deps: [src/quick_stages.py]
     outs: [data/raw]
-  normalize:
-    cmd: python src/quick_stages.py normalize
-    deps: [data/raw, src/quick_stages.py]
-    params: [normalize]
-    outs: [data/normalized]
   split:
-    cmd: python src/quick_stages.py split
-    deps: [data/normalized, src/quick_stages.py]
+    cmd: python src/quick_stages.py data
+    deps: [data/raw, src/quick_stages.py]
     params: [split]
-    outs: [data/split/train.npz, data/split/validation.npz, data/split/test.npz, data/split/manifest.parquet]
+    outs: [data/split/train.npz, data/split/validation.npz, data/split/test.npz, data/normalization.json]
   train:
-    matrix:
-      model: ${models}
+    matrix: { model: '${train}' }
     cmd: python src/quick_stages.py train ${item.model}
-    deps: [data/split/train.npz, data/split/validation.npz, src/quick_stages.py]
-    params: [seed, "models.${item.model}"]
-    outs: ["models/${item.model}/model.keras"]
-    metrics: ["models/${item.model}/metrics.json"]
-    plots: ["models/${item.model}/history.csv"]
-  evaluate:
-    matrix:
-      model: ${models}
-    cmd: python src/quick_stages.py evaluate ${item.model}
-    deps: [data/split/test.npz, "models/${item.model}/model.keras", src/quick_stages.py]
+    deps: [data/normalization.json, data/split/train.npz, data/split/validation.npz, src/quick_stages.py]
+    params: [seed, 'models.${item.model}']
     outs:
-      - models/${item.model}/evaluation.json
+      - models/${item.model}/model.keras
+      - reports/${item.model}/training.json
+      - reports/${item.model}/history.csv
+  evaluate:
+    matrix: { model: '${train}' }
+    cmd: python src/quick_stages.py evaluate ${item.model}
+    deps: [data/split/test.npz, 'models/${item.model}/model.keras', src/quick_stages.py]
+    outs:
       - reports/${item.model}/figures
+      - reports/${item.model}/test.json
       - reports/${item.model}/confusion.csv
-    metrics: ["reports/${item.model}/metrics.json"]
   register:
     cmd: python src/quick_stages.py register
-    deps: [models]
-    params: [models]
-    metrics: [reports/champion.json]
+    deps: [models, 'reports/mlp/test.json']
+    params: [train]
+    outs: [reports/best.json]
 """
+
+
+RUN = "mlp: the store had no run of this training; restored from its files"
+REPORT = "mlp: the run had no test report; restored from its files"
 
 
 class Workspace:
@@ -102,7 +99,7 @@ class Workspace:
 
     @property
     def project(self) -> Project:
-        return Project(self.root, self.home)
+        return Project(root=self.home, top=self.home, home=self.home)
 
     def lose_store(self) -> None:
         """Delete the store; what follows takes another way to it, for MLflow holds on to the deleted file."""
@@ -128,21 +125,21 @@ class Workspace:
         self.run(f"git checkout --quiet {commit}")
         self.run("dvc checkout")
 
-    def sync(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def sync(self) -> list[str]:
         """Sync, and make sure that doing it twice changes nothing."""
         first = self.mnist_sync()
         before = self.snapshot()
-        assert self.mnist_sync() == ((), ())
+        assert self.mnist_sync() == []
         assert self.snapshot() == before
         return first
 
-    def mnist_sync(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Do what the command does, in this process; but these models are too fake to be compared."""
+    def mnist_sync(self) -> list[str]:
+        """Do what the command does, in this process."""
         params = load_params(self.project.params)
-        synced = sync(self.project, params)
-        if synced.champion_missing:
-            crown(self.project, params, "mlp")
-        return synced.trained, synced.evaluated
+        restored = sync(self.project, params)
+        if lacks_best(self.project):
+            register.run(self.project, params)
+        return restored
 
     def runs(self) -> list[Any]:
         client = open_store(self.project)
@@ -207,10 +204,11 @@ def test_a_training_under_dvc_has_the_key_of_its_entry_in_the_lock(here: Workspa
     inputs = recorded_inputs(read_lock(here.project), "train@mlp")
     assert inputs is not None
     assert run.data.tags["inputs_key"] == inputs.key
-    assert present_inputs(here.project, "train@mlp") == inputs
-    assert run.data.tags["dvc.data/split/train.npz"] == file_digest(here.project.split / "train.npz")
-    # The test report was kept from the store; nothing else is missing.
-    assert here.sync() == ((), ("mlp",))
+    assert present_inputs(here.project, "train", ModelId("mlp")) == inputs
+    digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    assert digests["mnist-train"] == file_digest(here.project.split / "train.npz")
+    # `evaluate` had kept its report from the store, and `register` has delivered it.
+    assert here.sync() == []
     assert here.run_of_model().data.metrics["test_accuracy"] == 0.5
     assert "restored" not in run.data.tags
 
@@ -224,7 +222,7 @@ def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace)
     here.lose_store()
 
     here.checkout(first)
-    assert here.sync() == (("mlp",), ("mlp",))
+    assert here.sync() == [RUN, REPORT]
     run = here.run_of_model()
     assert run.info.status == "FINISHED"
     assert run.data.tags["restored"] == "true"
@@ -234,18 +232,16 @@ def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace)
     history = client.get_metric_history(run.info.run_id, "validation_loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.9), (2, 0.45), (3, pytest.approx(0.3))]
     assert run.data.metrics["best_validation_accuracy"] == 0.6
-    figures = client.list_artifacts(run.info.run_id, "test_report/figures")
-    assert [artifact.path for artifact in figures] == ["test_report/figures/recall.png"]
+    figures = client.list_artifacts(run.info.run_id, "report/figures")
+    assert [artifact.path for artifact in figures] == ["report/figures/recall.png"]
     champion = client.get_model_version_by_alias("mnist", "champion")
     assert champion.run_id == run.info.run_id
-    links = chain(here.project, "models:/mnist@champion")
-    assert [link.what for link in links if not link.is_verified] == []
-    assert [link.what.split()[0] for link in links] == [
-        "registered", "run", "model", "train@mlp", "split", "normalized", "raw", "commit",
-    ]  # fmt: skip
+    with walk(here.project, "models:/mnist@champion") as walked:
+        parts = [part for finding in walked.findings for part in finding.all()]
+        assert [part.what for part in parts if part.state != "verified"] == []
 
     here.checkout("main")
-    assert here.sync() == (("mlp",), ("mlp",))
+    assert here.sync() == [RUN, REPORT]
     assert here.run_of_model().data.params["seed"] == "1"
     assert len(here.runs()) == 2
 
@@ -253,24 +249,15 @@ def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace)
 def test_a_reverted_parameter_finds_its_run_or_gets_it_back(here: Workspace) -> None:
     here.set_seed(0)
     assert "train@mlp" not in here.repro()  # DVC kept what it once made
-    assert here.sync() == ((), ())
+    assert here.sync() == []
     run = here.run_of_model()
     assert run.data.params["seed"] == "0"
     open_store(here.project).delete_run(run.info.run_id)
-    assert here.sync() == (("mlp",), ("mlp",))
+    assert here.sync() == [RUN, REPORT]
     again = here.run_of_model()
     assert again.data.params == run.data.params
     # The parameters are not those of the commit, and the run says so.
     assert again.data.tags["git_dirty"] == "true"
-
-
-def test_data_that_is_not_checked_out_is_verified_in_the_cache(here: Workspace) -> None:
-    shutil.rmtree(here.root / "data")
-    for link in chain(here.project, here.run_of_model().info.run_id):
-        if link.what in ("split", "normalized", "raw"):
-            assert link.is_verified
-            assert {part.detail.split(",")[0] for part in link.parts} == {"in DVC's cache"}
-    here.run("dvc checkout")
 
 
 def test_edits_since_the_training_are_not_taken_for_its_inputs(here: Workspace) -> None:
@@ -279,7 +266,7 @@ def test_edits_since_the_training_are_not_taken_for_its_inputs(here: Workspace) 
     text = script.read_text()
     script.write_text(f"{text}# edited\n")
     here.set_seed(9)
-    assert here.sync() == (("mlp",), ("mlp",))
+    assert here.sync() == [RUN, REPORT]
     run = here.run_of_model()
     assert run.data.params["seed"] == "0"
     assert run.data.tags["git_commit"] == "unknown commit"
@@ -287,29 +274,6 @@ def test_edits_since_the_training_are_not_taken_for_its_inputs(here: Workspace) 
     assert load_params(Path(params)).seed == 0
     script.write_text(text)
     here.run("git checkout --quiet params.yaml")
-
-
-def test_with_nothing_to_do_mlflow_is_not_even_loaded(here: Workspace) -> None:
-    here.run("git checkout --quiet .")
-    here.run("dvc checkout")
-    here.run("mnist sync")
-    before = here.snapshot()
-    assert is_settled(find_project(here.root))
-    code = (
-        "import sys; sys.argv = ['mnist', 'sync']\n"
-        "from mnist_pipeline.cli import main\n"
-        "try: main()\n"
-        "finally: print([name for name in ('mlflow', 'tensorflow', 'numpy') if name in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=here.root, env=here.environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == ["MLflow agrees with the workspace.", "[]"]
-    assert here.snapshot() == before
-    # A run that somebody deletes is missed all the same.
-    open_store(here.project).delete_run(here.run_of_model().info.run_id)
-    assert not is_settled(find_project(here.root))
-    assert "restored" in here.run("mnist sync")
 
 
 def test_experiments_of_dvc_log_to_the_main_project(here: Workspace) -> None:
@@ -326,7 +290,7 @@ def test_experiments_of_dvc_log_to_the_main_project(here: Workspace) -> None:
     # What an experiment trained elsewhere is found when it comes into the workspace.
     here.run("git checkout --quiet .")
     here.run("dvc exp apply temporary")
-    assert here.sync()[0] == ()
+    assert RUN not in here.sync()
     assert here.run_of_model().data.tags["dvc_experiment"] == "temporary"
     here.run("git checkout --quiet .")
     here.run("dvc checkout")
@@ -341,8 +305,8 @@ def test_a_fresh_clone_that_pulled_gets_runs_and_champion(here: Workspace, tmp_p
     assert run.data.tags["restored"] == "true"
     client = open_store(clone.project)
     assert client.get_model_version_by_alias("mnist", "champion").run_id == run.info.run_id
-    assert read_json(clone.project.champion, "")["model_md5"] == run.data.tags["model_md5"]
-    assert clone.sync() == ((), ())
+    assert read_json(clone.project.best, "")["model_md5"] == run.data.tags["model_md5"]
+    assert clone.sync() == []
 
 
 def test_a_server_gets_the_runs_over_http(here: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,13 +325,12 @@ def test_a_server_gets_the_runs_over_http(here: Workspace, tmp_path: Path, monke
     try:
         wait_for(port)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:hunter2@127.0.0.1:{port}")
-        assert here.sync() == (("mlp",), ("mlp",))
-        assert not is_settled(here.project)  # only the server can tell
+        assert here.sync() == [RUN, REPORT]
         run = here.run_of_model()
         assert run.data.tags["restored"] == "true"
-        links = {link.what.split()[0]: link for link in chain(here.project, "models:/mnist@champion")}
-        assert links["model"].state == "verified"
-        assert links["registered"].state == "verified"
+        with walk(here.project, "models:/mnist@champion") as walked:
+            states = {finding.what.split()[0]: finding.state for finding in walked.findings}
+        assert states["registered"] == states["model"] == "verified"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)

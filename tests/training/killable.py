@@ -7,9 +7,10 @@ import tempfile
 import threading
 from pathlib import Path
 
-from mnist_pipeline.params import ModelParams
+from mnist_pipeline.data.normalize import fit
 from mnist_pipeline.training.checkpoint import Checkpoint
 from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.params import ModelParams
 from small_project import draw_digits, tiny_params
 
 EPOCHS = 6
@@ -23,16 +24,18 @@ def train_in_process(folder: str, kill_after: float | None) -> None:
         kill_after: seconds after the first epoch of this process at which it kills itself; never if None.
     """
     from mnist_pipeline.training.devices import choose_device
-    from mnist_pipeline.training.trainer import Trainer
+    from mnist_pipeline.training.trainer import TrainingData, train
 
     def on_epoch(_: Epoch) -> None:
         if kill_after is not None and threading.active_count() < 3:
             threading.Timer(kill_after, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
-    trainer = Trainer(draw_digits(20_000, 0), draw_digits(500, 1), device=choose_device("cpu"), black=0.0)
+    images = draw_digits(20_000, 0)
+    data = TrainingData(images, draw_digits(500, 1), fit(images.images))
     checkpoint = Checkpoint(Path(folder) / "checkpoint.npz", key="this training")
-    result = trainer.train(killable_params(), seed=3, on_epoch=on_epoch, checkpoint=checkpoint)
-    digest = hashlib.sha256(b"".join(array.tobytes() for array in result.network.get_weights())).hexdigest()
+    device = choose_device("cpu")
+    result = train(killable_params(), data, seed=3, device=device, on_epoch=on_epoch, checkpoint=checkpoint)
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in result.model.get_weights())).hexdigest()
     epochs = " ".join(f"{epoch.epoch}:{epoch.loss}:{epoch.validation_loss}" for epoch in result.history)
     (Path(folder) / "result.txt").write_text(f"{digest} {epochs}", encoding="utf-8")
 

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from mnist_pipeline.params import ModelParams
+from mnist_pipeline.data.normalize import fit as fit_statistics
 from mnist_pipeline.training.checkpoint import Checkpoint
 from mnist_pipeline.training.devices import Device
 from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.params import ModelParams
 from small_project import draw_digits, tiny_params
 
 ONE, TWO = ("/device:CPU:0",), ("/device:CPU:0", "/device:CPU:1")
 OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4}
 # An odd number for validation, so that two replicas cannot share it evenly.
 TRAIN, VALIDATION = draw_digits(500, 0), draw_digits(201, 1)
+STATISTICS = fit_statistics(TRAIN.images)
 
 
 def divide_cpu() -> None:
@@ -43,17 +45,17 @@ def fit(
     """Train; return the numbers of each epoch, the weights and what can be said of the network's types."""
     import keras
 
-    from mnist_pipeline.training.trainer import Trainer
+    from mnist_pipeline.training.trainer import TrainingData, train
 
     device = Device("cpu", names, precision, xla=xla)
-    result = Trainer(TRAIN, VALIDATION, device=device, black=0.0).train(model, seed=0, **more)
+    result = train(model, TrainingData(TRAIN, VALIDATION, STATISTICS), seed=0, device=device, **more)
     return {
         "history": [[epoch.loss, epoch.accuracy, epoch.validation_loss] for epoch in result.history],
-        "weights": b"".join(array.tobytes() for array in result.network.get_weights()),
-        "network": {layer.dtype_policy.name for layer in result.network.layers},
+        "weights": b"".join(array.tobytes() for array in result.model.get_weights()),
+        "layers": {layer.dtype_policy.name for layer in result.model.layers if layer.name != "pixels"},
         "policy_afterwards": keras.config.dtype_policy().name,
         "accuracy_claimed": result.best.validation_accuracy,
-        "accuracy": _accuracy(result.network.predict(VALIDATION.images, verbose=0)),
+        "accuracy": _accuracy(result.model.predict(VALIDATION.images, verbose=0)),
     }
 
 
@@ -67,71 +69,62 @@ def interrupt_and_resume(model: ModelParams, names: tuple[str, ...], precision: 
 
 def draws_of_replicas() -> dict[str, Any]:
     """Return what one step of two replicas sees of one and the same image, and what they drop of it."""
+    import keras
     import tensorflow as tf
 
-    from mnist_pipeline.data.dataset import Subset
-    from mnist_pipeline.training.batches import batches
-    from mnist_pipeline.training.compiled import AdjustableDropout, CompiledModel, TrainingImages
+    from mnist_pipeline.training.training_model import prepare, separate_replicas
 
-    model = make_model("mlp", dropout=0.5, augmented=True)
-    same = Subset(np.repeat(TRAIN.images[:1], 50, axis=0), TRAIN.labels[:50])
+    params = make_model("mlp", dropout=0.5, augmented=True)
     with Device("cpu", TWO, "float32", xla=False).scope():
-        images, network = TrainingImages(same, black=0.0), _network(model)
-        images.start(model, seed=0)
-        trained = CompiledModel(network, images, model, steps=1, xla=False)
-        trained.start(network, model)
-    trained.separate_replicas()
+        model = _build(params)
+        trained = prepare(model, params, seed=0, steps=1, xla=False)
+    separate_replicas(model, trained)
     strategy: Any = trained.distribute_strategy
-    (step,) = strategy.experimental_distribute_dataset(batches(50, 50, 1, seed=0))
-    dropout = next(layer for layer in trained.network.layers if isinstance(layer, AdjustableDropout))
-
-    def fetch(*part: Any) -> Any:
-        return trained.fetch(*part)[0]
-
-    seen: Any = tf.function(strategy.run)(fetch, args=step)
+    same = tf.constant(np.repeat(TRAIN.images[:1], 50, axis=0))
+    (step,) = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(same).unbatch().batch(50))
+    dropout = next(layer for layer in model.layers if isinstance(layer, keras.layers.Dropout))
+    seen: Any = tf.function(strategy.run)(trained.distort, args=(step,))
     kept: Any = tf.function(strategy.run)(dropout, args=(tf.ones((25, 16)),), kwargs={"training": True})
     return {"images": [part.numpy() for part in seen.values], "kept": [part.numpy() for part in kept.values]}
 
 
 def types_inside(precision: Any) -> dict[str, str]:
-    """Return in which types a network that is built for `precision` works."""
+    """Return in which types a model that is built for `precision` works."""
     with Device("cpu", ONE, precision, xla=False).scope():
-        network = _network(make_model("cnn"))
+        model = _build(make_model("cnn"))
     return {
-        "convolution": next(layer for layer in network.layers if "conv" in layer.name).compute_dtype,
-        "weights": str(network.trainable_variables[0].dtype),
-        "logits": str(network(TRAIN.images[:1]).dtype.name),
+        "convolution": next(layer for layer in model.layers if "convolution" in layer.name).compute_dtype,
+        "weights": str(model.trainable_variables[0].dtype),
+        "logits": model.get_layer("logits").compute_dtype,
     }
 
 
 def save_and_load(precision: Any) -> dict[str, Any]:
-    """Train in `precision`, save the finished model, load it as a stranger would and give it raw pixels."""
+    """Train in `precision`, save the model, load it as a stranger would and give it raw pixels."""
     import keras
 
-    from mnist_pipeline.data.normalize import Normalization
-    from mnist_pipeline.models.preprocessing import with_preprocessing
-    from mnist_pipeline.training.trainer import Trainer
+    from mnist_pipeline.models.model import save_model
+    from mnist_pipeline.training.trainer import TrainingData, train
 
-    device = Device("cpu", ONE, precision, xla=False)
-    result = Trainer(TRAIN, VALIDATION, device=device, black=0.0).train(make_model("cnn", epochs=1), seed=0)
+    device, data = Device("cpu", ONE, precision, xla=False), TrainingData(TRAIN, VALIDATION, STATISTICS)
+    result = train(make_model("cnn", epochs=1), data, seed=0, device=device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        with_preprocessing(result.network, Normalization("unit", 1 / 255, 0.0)).save(path)
+        save_model(result.model, path)
         loaded: Any = keras.saving.load_model(path)
-    pixels = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
-    layers = {layer.dtype_policy.name for layer in [*loaded.layers, *loaded.get_layer("network").layers]}
-    return {"probabilities": loaded(pixels).dtype.name, "layers": sorted(layers)}
+    layers = {layer.dtype_policy.name for layer in loaded.layers if layer.name != "pixels"}
+    return {"probabilities": loaded(TRAIN.images[:2]).dtype.name, "layers": sorted(layers)}
 
 
 def _stop(_: Epoch) -> bool:
     return True
 
 
-def _network(model: ModelParams) -> Any:
-    from mnist_pipeline.models.network import build_network
+def _build(params: ModelParams) -> Any:
+    from mnist_pipeline.models.model import build_model
 
-    return build_network(model.architecture)
+    return build_model(params.architecture, params.normalization, STATISTICS)
 
 
-def _accuracy(logits: Any) -> float:
-    return float((logits.argmax(axis=1) == VALIDATION.labels).mean())
+def _accuracy(probabilities: Any) -> float:
+    return float((probabilities.argmax(axis=1) == VALIDATION.labels).mean())

@@ -68,7 +68,7 @@ def test_mixed_precision_trains_and_leaves_float32_behind(
 ) -> None:
     mixed = elsewhere(fit, make_model("mlp"), precision=precision)
     np.testing.assert_allclose(mixed["history"], plain["history"], atol=0.05)
-    assert mixed["network"] == {"float32"}
+    assert mixed["layers"] == {"float32"}
     assert mixed["policy_afterwards"] == "float32"
     assert mixed["accuracy"] == pytest.approx(mixed["accuracy_claimed"], abs=0.02)
     assert elsewhere(logical_devices.types_inside, precision) == {

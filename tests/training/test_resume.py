@@ -4,10 +4,11 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from killable import EPOCHS, killable_params, train_in_process
 
-from mnist_pipeline.training.checkpoint import Checkpoint, training_key
+from mnist_pipeline.training.checkpoint import Checkpoint, State, training_key
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,20 @@ def test_a_damaged_checkpoint_is_reported_and_ignored(
     assert "is damaged" in capsys.readouterr().err
     assert run(processes, tmp_path, None) == 0
     assert (tmp_path / "result.txt").read_text(encoding="utf-8") == uninterrupted
+
+
+def test_a_folder_or_another_network_in_its_place_is_moved_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "this training")
+    checkpoint.path.mkdir()
+    assert checkpoint.load() is None
+    assert checkpoint.path.with_suffix(".damaged").is_dir()
+    checkpoint.save(State([np.zeros((2, 3))], [], [], [], 0.0))
+    assert checkpoint.load([(2, 3)]) is not None
+    assert checkpoint.load([(3, 2)]) is None
+    assert not checkpoint.path.exists()
+    assert capsys.readouterr().err.count("is damaged") == 2
 
 
 def test_a_checkpoint_of_other_inputs_is_not_resumed(processes: Any, tmp_path: Path) -> None:

@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_pipeline.data.dataset import Subset, save_subset
-from mnist_pipeline.data.normalize import fit, save_normalization
-from mnist_pipeline.params import Params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import Subset, load_train, save_subset
+from mnist_pipeline.data.normalize import fit, save_statistics
+from mnist_pipeline.training.params import Params
 from mnist_pipeline.tuning.plan import Plan, make_plan
 
 PARAMS = """\
 seed: 0
 device: cpu
-normalize: {scheme: unit}
 split: {validation_size: 100, seed: 0}
 train: [tiny]
 models:
   tiny:
+    normalization: unit
     architecture: {kind: mlp, hidden_units: [8], dropout: 0.0, activation: relu, batch_normalization: false}
     training:
       epochs: 2
@@ -45,16 +45,16 @@ tune:
 def make_project(root: Path) -> Project:
     """Write the parameters and the train and validation splits; there is no test split to open."""
     root.mkdir(parents=True, exist_ok=True)
-    project = Project(root=root, home=root)
+    project = Project(root=root, top=root, home=root)
     project.params.write_text(PARAMS)
     (root / "dvc.yaml").write_text("stages: {}\n")
-    save_normalization(project.normalization, fit("unit", np.zeros((1, 28, 28), np.uint8)))
     random = np.random.default_rng(0)
     patterns = random.random((10, 28, 28))
     for name, count in (("train", 200), ("validation", 100)):
         labels = np.arange(count, dtype=np.uint8) % 10
-        noisy = 0.3 * patterns[labels] + 0.7 * random.random((count, 28, 28))
-        save_subset(project.split / f"{name}.npz", Subset(noisy.astype(np.float32), labels))
+        noisy = 255 * (0.3 * patterns[labels] + 0.7 * random.random((count, 28, 28)))
+        save_subset(project.split / f"{name}.npz", Subset(noisy.astype(np.uint8), labels))
+    save_statistics(project.normalization, fit(load_train(project.split).images))
     return project
 
 

@@ -1,25 +1,36 @@
 """What the tests of whole studies ask of the journal and of MLflow."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import keras
 import optuna
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
+from mnist_pipeline.training.history import Epoch, Monitor, best_epoch
+from mnist_pipeline.training.trainer import TrainingResult
 from mnist_pipeline.tuning.plan import Plan
-from mnist_pipeline.tuning.space import current_values
 from mnist_pipeline.tuning.study import claim, create_or_resume, load_study
 
 IN_MLFLOW = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
 
+def made_up(numbers: Sequence[float], weights: int, monitor: Monitor = "accuracy") -> TrainingResult:
+    """Return the result of a training whose epochs had these numbers, as accuracies and losses alike."""
+    history = [Epoch(index, 1.0, 0.5, number, number, 0.01) for index, number in enumerate(numbers, start=1)]
+    model = cast("keras.Model", SimpleNamespace(count_params=lambda: weights))
+    return TrainingResult(model, history, best_epoch(history, monitor), 0.1)
+
+
 def told(plan: Plan, *values: list[float]) -> Plan:
     """Make a study whose trials came to these values."""
     plan = replace(plan, trials=len(values))
-    study = create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    study = create_or_resume(plan)
     for numbers in values:
         trial = claim(study, plan, 0)
         assert trial is not None

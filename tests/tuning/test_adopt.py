@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import runs_of, told
+from studies import made_up, runs_of, told
 
 from mnist_pipeline import cli
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import ModelParams, Params, load_params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.stages import train
 from mnist_pipeline.tracking.store import open_store
-from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.params import ModelParams, Params, load_params
+from mnist_pipeline.training.trainer import TrainingResult
 from mnist_pipeline.tuning import adopt as adoption
-from mnist_pipeline.tuning import objective, workers
+from mnist_pipeline.tuning import trial as running
 from mnist_pipeline.tuning.adopt import adopt, rewrite
 from mnist_pipeline.tuning.plan import Plan, make_plan
-from mnist_pipeline.tuning.space import apply, current_values
-from mnist_pipeline.tuning.study import create_or_resume, decode, load_study
+from mnist_pipeline.tuning.space import apply
+from mnist_pipeline.tuning.study import create_or_resume, load_study, values_of
 from small_project import ROOT, make_project
 
 SHIPPED = ROOT / "params.yaml"
 
 
 def test_the_shipped_file_keeps_every_character_that_is_not_a_new_value(tmp_path: Path) -> None:
-    project = Project(root=tmp_path, home=tmp_path)
+    project = Project(root=tmp_path, top=tmp_path, home=tmp_path)
     shutil.copy(SHIPPED, project.params)
     changes: dict[str, Any] = {
         "architecture.blocks.1.filters": 48,
@@ -81,12 +81,12 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def confirm(current: tuple[float, int], new: tuple[float, int], plan: Plan) -> list[int]:
         asked: list[int] = []
 
-        def score(model: ModelParams, *_: Any, seed: int) -> objective.Score:
+        def train(model: ModelParams, _: Any, *, seed: int, **options: Any) -> TrainingResult:
             asked.append(seed)
             number, weights = current if model == plan.params.model("tiny") else new
-            return objective.Score(Epoch(1, 1.0, 0.5, number, number, 0.01, 0.1), parameters=weights, seconds=0.1)
+            return made_up([number], weights)
 
-        monkeypatch.setattr(objective, "score", score)
+        monkeypatch.setattr(running, "train", train)
         return asked
 
     return confirm
@@ -109,14 +109,14 @@ def test_by_loss_the_lower_is_adopted_and_the_epochs_are_chosen_by_it(
     adopt(project, params, "tiny", 1)
     best = load_study(plan.file).best_trial
     assert best.number == 1
-    wanted = apply(params.model("tiny"), {"training.monitor": "loss", **decode(plan.space, best.params)})
+    wanted = apply(params.model("tiny"), {"training.monitor": "loss", **values_of(best)})
     assert adopted_model(plan) == (wanted if adopted else params.model("tiny"))
 
 
 def test_a_trial_other_than_the_best_can_be_chosen(studied: Plan) -> None:
     adopt(studied.project, studied.params, "tiny", 0, number=2)
     third = load_study(studied.file).get_trials()[2]
-    assert adopted_model(studied) == apply(studied.params.model("tiny"), decode(studied.space, third.params))
+    assert adopted_model(studied) == apply(studied.params.model("tiny"), values_of(third))
 
 
 def test_a_trial_that_is_not_complete_is_refused_with_those_that_are(studied: Plan) -> None:
@@ -176,7 +176,7 @@ def test_an_adopted_study_can_go_on(studied: Plan) -> None:
 
 
 def test_a_study_without_a_complete_trial_is_refused(plan: Plan) -> None:
-    create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    create_or_resume(plan)
     with pytest.raises(UserError, match="no complete trial yet"):
         adopt(plan.project, plan.params, "tiny", 0)
 
@@ -187,22 +187,22 @@ def test_tuned_adopted_trained_and_linked(
     """`mnist tune --adopt` and the training after it, whose run and the winner's name each other."""
     numbers = iter([0.5, 0.9, 0.7])
 
-    def score(_model: Any, _data: Any, report: Any, **_: Any) -> objective.Score:
-        epoch = Epoch(1, 1.0, 0.5, 1.0, next(numbers), 0.01, 0.1)
-        report(epoch)
-        return objective.Score(epoch, parameters=10, seconds=0.1)
+    def train_once(*_: Any, on_epoch: Any, **options: Any) -> TrainingResult:
+        result = made_up([next(numbers)], weights=10)
+        on_epoch(result.best)
+        return result
 
-    monkeypatch.setattr(workers, "score", score)
+    monkeypatch.setattr(running, "train", train_once)
     monkeypatch.chdir(project.root)
     cli.app(["tune", "tiny", "--trials", "3", "--epochs", "1", "--adopt", "--confirm", "0"], standalone_mode=False)
     assert "+      optimizer: {name: adam, learning_rate: " in capsys.readouterr().out
     plan = make_plan(project, params, "tiny", trials=3, epochs=1)
-    assert plan.budget == "3 trials, 1 epoch each at most"
     changed = load_params(project.params)
     assert changed.model("tiny").training.epochs == 2  # those of a trial are the study's affair
     for adopted in (changed, params):
-        train.run(project, adopted, "tiny")
+        train.run(project, adopted, ModelId("tiny"))
     study, trials = runs_of(plan)
+    assert study.data.tags["budget"] == "3 trials, 1 epoch each at most, 1 at once"
     assert study.data.tags["adopted"] == "true"
     assert study.data.tags["adopted_trial"] == "1"
     client = open_store(project)
@@ -238,8 +238,8 @@ def test_dvc_wants_to_train_just_the_model_that_was_tuned(tmp_path: Path) -> Non
     params = load_params(project.params)
     told(make_plan(project, params, "mlp", trials=2), [0.5], [0.6])
     adopt(project, params, "mlp", 0)
-    # `register` asks for the parameters of every model; `evaluate` follows when the model file has changed.
-    assert json.loads(dvc("status", "--json")).keys() == {"train@mlp", "register"}
+    # What follows from the model file is run again when that has changed.
+    assert json.loads(dvc("status", "--json")).keys() == {"train@mlp"}
 
 
 def _outs(root: Path) -> set[Path]:

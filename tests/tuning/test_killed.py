@@ -16,8 +16,8 @@ import psutil
 import pytest
 from studies import assert_stores_agree, finished, runs_of, trials_of
 
-from mnist_pipeline.params import load_params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.training.params import load_params
 from mnist_pipeline.tuning.plan import Plan, make_plan
 
 COMPLETE = '"state":1'
@@ -52,9 +52,7 @@ class Zygote:
         return Command(int(self._line()), log)
 
     def stop(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(PATIENCE)
+        self.process.communicate(timeout=PATIENCE)
 
     def _line(self) -> str:
         assert self.process.stdout is not None

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import Params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.training.params import Params
 from mnist_pipeline.tuning.plan import make_plan, parse_duration
 
 
@@ -40,3 +40,8 @@ def test_what_varies_is_part_of_a_study_and_its_current_value_is_not(project: Pr
 
     assert definition(learning_rate=0.02) == definition(learning_rate=0.01)
     assert definition(beta_1=0.8) != definition(beta_1=0.9)
+
+
+def test_a_front_cannot_be_adopted_without_a_choice(project: Project, params: Params) -> None:
+    with pytest.raises(UserError, match=r"^--adopt cannot choose .* choose with `mnist adopt tiny --trial N`"):
+        make_plan(project, params, "tiny", trials=1, objective="accuracy,parameters", adopt=True)

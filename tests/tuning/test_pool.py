@@ -1,5 +1,6 @@
 """Worker processes: a killed one is replaced, a failing one ends the study, and all of them stop when they are told."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -7,15 +8,16 @@ from collections.abc import Iterator
 
 import optuna
 import pytest
+from studies import runs_of
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import load_params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.studies import StudyRun, study_run
+from mnist_pipeline.training.params import load_params
+from mnist_pipeline.tuning import pool
 from mnist_pipeline.tuning.plan import Plan, make_plan
-from mnist_pipeline.tuning.pool import run_workers
-from mnist_pipeline.tuning.space import current_values
 from mnist_pipeline.tuning.study import claim, create_or_resume, load_study
+from mnist_pipeline.tuning.tune import tune
 
 
 def deadly_first_trial(plan: Plan, worker: int, run_id: str, threads: int) -> None:
@@ -47,7 +49,7 @@ def plan(shared: Project, request: pytest.FixtureRequest) -> Plan:
 
 @pytest.fixture
 def study(plan: Plan) -> optuna.Study:
-    return create_or_resume(plan.file, plan.definition(), current_values(plan.space, plan.model))
+    return create_or_resume(plan)
 
 
 @pytest.fixture
@@ -61,22 +63,26 @@ def states(study: optuna.Study) -> list[str]:
 
 
 def statuses(record: StudyRun) -> dict[int, str]:
-    return {int(run.data.tags["trial"]): run.info.status for run in record._children()}
+    return {number: run.info.status for number, run in record.trial_runs().items()}
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_tried_again(
-    plan: Plan, study: optuna.Study, record: StudyRun
+    plan: Plan, study: optuna.Study, record: StudyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_workers(plan, study, record, 1, deadly_first_trial)
+    monkeypatch.setattr(pool, "work", deadly_first_trial)
+    pool.run_workers(plan, study, record, 1)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert study.get_trials()[1].user_attrs["retry_of"] == 0
     assert statuses(record) == {0: "FAILED"}  # told for the dead worker; these workers tell nothing themselves
 
 
 def test_a_failing_worker_ends_the_study_and_leaves_nothing_running(
-    plan: Plan, study: optuna.Study, record: StudyRun
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "work", failing_worker)
     with pytest.raises(UserError, match=r"Worker 1 of the study .* failed"):
-        run_workers(plan, study, record, 2, failing_worker)
-    assert "RUNNING" not in states(study)
-    assert "RUNNING" not in statuses(record).values()
+        tune(plan, workers=2)
+    assert not multiprocessing.active_children()
+    assert "RUNNING" not in states(load_study(plan.file))
+    parent, children = runs_of(plan)
+    assert "RUNNING" not in {run.info.status for run in (parent, *children.values())}

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import ModelParams, Params, SearchSpace, load_params
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.training.params import ModelParams, Params, load_params
+from mnist_pipeline.tuning.params import SearchSpace, tune_params
 from mnist_pipeline.tuning.space import Space, apply, check_space, current_values, fixed_values, space_of
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def test_every_trained_model_has_a_space_that_fits_it(name: str) -> None:
 @pytest.mark.parametrize("name", SHIPPED.train)
 def test_the_current_values_change_nothing(name: str) -> None:
     model = SHIPPED.models[name]
-    assert apply(model, current_values(SHIPPED.tune.space[name], model)) == model
+    assert apply(model, current_values(tune_params(SHIPPED).space[name], model)) == model
 
 
 def test_values_reach_nested_lists_and_whole_lists() -> None:
@@ -38,6 +39,15 @@ def test_values_reach_nested_lists_and_whole_lists() -> None:
     assert changed["blocks"][1]["filters"] == 48
     assert changed["dense_units"] == [64, 32]
     assert model.training == CNN.training
+
+
+def test_the_normalization_can_vary() -> None:
+    varied = space(normalization={"type": "choice", "values": ["unit", "standard", "symmetric", "l2"]})
+    check_space(varied, CNN, "cnn")
+    assert apply(CNN, {"normalization": "standard"}).normalization == "standard"
+    assert "normalization" not in fixed_values(varied, CNN)
+    with pytest.raises(UserError, match=r"reaches 'zscore', which models\.cnn refuses: it must be 'unit'"):
+        check_space(space(normalization={"type": "choice", "values": ["unit", "zscore"]}), CNN, "cnn")
 
 
 def test_fixed_values_are_the_single_values_that_no_path_reaches() -> None:

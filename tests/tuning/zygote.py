@@ -12,7 +12,7 @@ import sys
 
 
 def run(command: dict[str, object]) -> None:
-    """Be `mnist` with these arguments."""
+    """Run `mnist` with these arguments, in this process."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.chdir(str(command["folder"]))
@@ -47,7 +47,7 @@ def say(what: object) -> None:
 
 def serve() -> None:
     """Read commands until the input ends."""
-    for name in ("mlflow", "matplotlib.pyplot", "mnist_pipeline.tuning.launch", "mnist_pipeline.tuning.workers"):
+    for name in ("mlflow", "matplotlib.pyplot", "mnist_pipeline.tuning.tune", "mnist_pipeline.tuning.trial"):
         importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody has to wait for the children
     say("ready")

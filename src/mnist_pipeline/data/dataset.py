@@ -1,5 +1,6 @@
-"""The arrays that the stages hand on: images with their labels, one `.npz` file per subset."""
+"""The one kind of image array there is: raw pixels as they were downloaded, with their labels, an `.npz` per subset."""
 
+import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +8,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import atomic_path, require
-from mnist_pipeline.params import IMAGE_SIDE
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import atomic_path, require
+from mnist_pipeline.data.params import IMAGE_SIDE
+
+MADE_BY = "mnist split"
+"""The command that writes the subsets."""
 
 
 @dataclass(frozen=True)
 class Subset:
     """Some images and their labels."""
 
-    images: NDArray[np.float32]
-    """Normalized pixels, (n, 28, 28)."""
+    images: NDArray[np.uint8]
+    """Raw pixels, (n, 28, 28); 0 is paper, 255 is ink."""
     labels: NDArray[np.uint8]
     """Digits 0 to 9, (n,)."""
 
@@ -37,12 +41,12 @@ def validation_file(folder: Path) -> Path:
 
 def load_train(folder: Path) -> Subset:
     """Load the images that weights are fitted to, from the split stage's `folder`."""
-    return load_subset(train_file(folder), made_by="mnist split")
+    return load_subset(train_file(folder))
 
 
 def load_validation(folder: Path) -> Subset:
     """Load the images that every choice is made on, from the split stage's `folder`."""
-    return load_subset(validation_file(folder), made_by="mnist split")
+    return load_subset(validation_file(folder))
 
 
 def load_test(folder: Path) -> Subset:
@@ -50,22 +54,26 @@ def load_test(folder: Path) -> Subset:
 
     For `evaluate` alone, after everything has been chosen: nothing else may call this.
     """
-    return load_subset(folder / "test.npz", made_by="mnist split")
+    return load_subset(folder / "test.npz")
 
 
-def load_subset(path: Path, made_by: str) -> Subset:
+def load_subset(path: Path) -> Subset:
     """Load what `save_subset` wrote.
 
     Raises:
-        UserError: the file is missing or damaged; the message names `made_by`, the command that writes it.
+        UserError: the file is missing or damaged.
     """
     try:
-        with np.load(require(path, made_by), allow_pickle=False) as arrays:
-            subset = Subset(images=arrays["images"], labels=arrays["labels"])
+        with np.load(require(path, MADE_BY), allow_pickle=False) as arrays:
+            images, labels = arrays["images"], arrays["labels"]
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged: delete it and run `{made_by}` again.") from error
-    _check(subset, path, made_by)
-    return subset
+        raise UserError(f"{path} is damaged: delete it and run `{MADE_BY}` again.") from error
+    found, count = [(images.dtype, images.shape), (labels.dtype, labels.shape)], labels.size
+    if found != [(np.uint8, (count, IMAGE_SIDE, IMAGE_SIDE)), (np.uint8, (count,))]:
+        raise UserError(
+            f"{path} does not hold uint8 images (n, 28, 28) with n uint8 labels: delete it and run `{MADE_BY}` again."
+        )
+    return Subset(images, labels)
 
 
 def save_subset(path: Path, subset: Subset) -> None:
@@ -74,10 +82,7 @@ def save_subset(path: Path, subset: Subset) -> None:
         np.savez(temporary, images=subset.images, labels=subset.labels)
 
 
-def _check(subset: Subset, path: Path, made_by: str) -> None:
-    found = [(array.dtype, array.shape) for array in (subset.images, subset.labels)]
-    count = len(subset.labels) if subset.labels.ndim else 0
-    if found != [(np.float32, (count, IMAGE_SIDE, IMAGE_SIDE)), (np.uint8, (count,))]:
-        raise UserError(
-            f"{path} does not hold float32 images (n, 28, 28) with n uint8 labels: delete it and run `{made_by}` again."
-        )
+def fingerprints(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return 64 bits for each image, uint8 (n, 28, 28), that two different images share once in 10^19 times."""
+    digests = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(digests, "<u8")

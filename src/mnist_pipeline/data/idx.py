@@ -11,12 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import require
-from mnist_pipeline.params import IMAGE_SIDE
-
-CLASSES = 10
-"""Digits 0 to 9."""
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import require
+from mnist_pipeline.data.params import CLASSES, IMAGE_SIDE
 
 Part = Literal["train", "t10k"]
 """The two halves of MNIST as their files are named: 60,000 images to train on and 10,000 to test on."""
@@ -36,12 +33,7 @@ def labels_name(part: Part) -> str:
 
 
 def parse_idx(content: bytes, dimensions: int, name: str) -> NDArray[np.uint8]:
-    """Return the array in `content`, the bytes of an IDX file; it is read-only and shares their memory.
-
-    Args:
-        content: the whole file.
-        dimensions: how many the array must have.
-        name: of the file, for messages.
+    """Return the array in `content`, the bytes of the IDX file `name`; it is read-only and shares their memory.
 
     Raises:
         UserError: the magic number is not that of unsigned bytes in so many dimensions, or the file is not as

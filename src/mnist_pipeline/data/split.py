@@ -1,6 +1,5 @@
 """Cutting the 60,000 training images into train and validation; the official 10,000 stay the test split."""
 
-import hashlib
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -9,9 +8,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.data.idx import CLASSES, images_name
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.data.dataset import Subset, fingerprints
+from mnist_pipeline.data.idx import images_name
+from mnist_pipeline.data.params import CLASSES
 
 Indices = NDArray[np.intp]
 
@@ -20,12 +20,7 @@ SUBSETS = ("train", "validation", "test")
 
 
 def split_indices(labels: NDArray[np.uint8], validation_size: int, seed: int) -> tuple[Indices, Indices]:
-    """Choose `validation_size` images, in each class in proportion to its size.
-
-    Args:
-        labels: of all images, uint8 (n,).
-        validation_size: how many images to keep for validation.
-        seed: of the choice.
+    """Choose `validation_size` images by their labels, uint8 (n,), in each class in proportion to its size.
 
     Returns:
         Indices of the train and of the validation images, each in ascending order.
@@ -33,14 +28,19 @@ def split_indices(labels: NDArray[np.uint8], validation_size: int, seed: int) ->
     Raises:
         UserError: the size leaves a class out of one of the two.
     """
+    images = len(labels)
+    impossible = UserError(
+        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a "
+        f"digit out of train or validation; choose a size further from 0 and {images}, such as {images // 12}."
+    )
     try:
         train, validation = train_test_split(
-            np.arange(len(labels)), test_size=validation_size, random_state=seed, stratify=labels
+            np.arange(images), test_size=validation_size, random_state=seed, stratify=labels
         )
     except ValueError as error:
-        raise _impossible(validation_size, len(labels)) from error
+        raise impossible from error
     if min(len(np.unique(labels[part])) for part in (train, validation)) < CLASSES:
-        raise _impossible(validation_size, len(labels))
+        raise impossible
     return np.sort(train), np.sort(validation)
 
 
@@ -87,19 +87,8 @@ def count_duplicates(subsets: Mapping[str, Subset]) -> dict[str, int]:
         For each subset, under its name, how many images repeat an earlier one of it; for each two, under
         `b_in_a`, how many images of the later are also in the earlier.
     """
-    prints = {name: [_fingerprint(image) for image in subset.images] for name, subset in subsets.items()}
+    prints = {name: fingerprints(subset.images).tolist() for name, subset in subsets.items()}
     known = {name: set(of_images) for name, of_images in prints.items()}
     within = {name: len(prints[name]) - len(known[name]) for name in subsets}
     across = {f"{b}_in_{a}": sum(image in known[a] for image in prints[b]) for a, b in combinations(subsets, 2)}
     return within | across
-
-
-def _fingerprint(image: NDArray[np.float32]) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
-def _impossible(validation_size: int, images: int) -> UserError:
-    return UserError(
-        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a "
-        f"digit out of train or validation; choose a size further from 0 and {images}, such as {images // 12}."
-    )

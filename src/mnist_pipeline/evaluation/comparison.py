@@ -5,31 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.evaluation.metrics import wilson_interval
+from mnist_pipeline.evaluation.metrics import Score, score
 
 RULE = "validation accuracy, ties by validation loss"
 """What decides. The p-value is reported beside it: it says how much the decision is worth."""
 MINIMUM_IMAGES = 100
 """Fewer than these tell nothing: one image would be more than a point of accuracy."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well one model did on the images of a comparison."""
-
-    accuracy: float
-    """Share of right ones, in [0, 1]."""
-    accuracy_low: float
-    """Lower end of its 95 % Wilson interval."""
-    accuracy_high: float
-    """Upper end of it."""
-    loss: float
-    """Mean negative log likelihood, in nats."""
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Higher is better, by `RULE`."""
-        return (self.accuracy, -self.loss)
 
 
 @dataclass(frozen=True)
@@ -50,7 +31,8 @@ class Comparison:
     @property
     def is_better(self) -> bool:
         """Whether the candidate beats the champion by `RULE`; of two equals, the champion stays."""
-        return self.candidate.rank > self.champion.rank
+        candidate, champion = ((each.accuracy, -each.loss) for each in (self.candidate, self.champion))
+        return candidate > champion
 
     def sentence(self) -> str:
         """Say what was found, without who the champion is."""
@@ -75,8 +57,8 @@ def compare(labels: NDArray[np.uint8], candidate: NDArray[np.float32], champion:
     only_new, only_old = int((new & ~old).sum()), int((old & ~new).sum())
     return Comparison(
         images=len(labels),
-        candidate=_score(labels, candidate),
-        champion=_score(labels, champion),
+        candidate=score(labels, candidate),
+        champion=score(labels, champion),
         both_right=int((new & old).sum()),
         only_candidate_right=only_new,
         only_champion_right=only_old,
@@ -91,12 +73,3 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
     differing = only_one + only_other
     return float(binomtest(only_one, differing).pvalue) if differing else 1.0
-
-
-def _score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Score:
-    correct = int((probabilities.argmax(axis=1) == labels).sum())
-    low, high = wilson_interval(correct, len(labels))
-    of_truth = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    # Clipped as in the test report, where a sure mistake costs 15.9.
-    loss = float(-np.log(np.maximum(of_truth, np.finfo(np.float32).eps)).mean())
-    return Score(correct / len(labels), low, high, loss)

@@ -3,35 +3,44 @@
 Everywhere, `labels` are the true digits, uint8 (n,), and `probabilities` the model's, float32 (n, 10).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.data.idx import CLASSES
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.data.params import CLASSES
 
 if TYPE_CHECKING:
+    import keras
     from pandas import DataFrame
 
 DIGITS = range(CLASSES)
+BATCH = 1_000
+"""Images that are predicted at once."""
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """How well a model did. Shares are in [0, 1]; a digit without images counts as 0 in the averages."""
+class Score:
+    """How often a model is right, and how sure."""
 
     images: int
-    """How many were judged."""
+    """How many it was shown."""
     accuracy: float
-    """Share of them that was right."""
+    """Share of them that it got right, in [0, 1]."""
     accuracy_low: float
     """Lower end of the accuracy's 95 % Wilson interval."""
     accuracy_high: float
     """Upper end of the accuracy's 95 % Wilson interval."""
     loss: float
     """Mean negative log likelihood in nats; clipped at float32's epsilon, so at most 15.9 per image."""
+
+
+@dataclass(frozen=True)
+class Metrics(Score):
+    """How well a model did in every respect. A digit without images counts as 0 in the averages."""
+
     macro_precision: float
     """Share of right ones among the images read as a digit, averaged over the ten digits."""
     macro_recall: float
@@ -44,41 +53,48 @@ class Metrics:
     """Share of right ones among the images of each digit."""
 
 
+def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Score:
+    """Compute what models are compared by."""
+    from sklearn.metrics import log_loss
+
+    images, correct = len(labels), int((probabilities.argmax(axis=1) == labels).sum())
+    low, high = wilson_interval(correct, images)
+    return Score(images, correct / images, low, high, float(log_loss(labels, probabilities, labels=DIGITS)))
+
+
 def evaluate_predictions(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Metrics:
-    """Compute every measure that goes into `metrics.json`.
+    """Compute every measure of a test report.
 
     Raises:
         UserError: the probabilities are not numbers, because training diverged.
     """
-    from sklearn.metrics import log_loss, precision_recall_fscore_support
+    from sklearn.metrics import precision_recall_fscore_support
 
     if not np.isfinite(probabilities).all():
         raise UserError(
             "The model's probabilities are not numbers: its training diverged; lower its learning_rate in "
             "params.yaml and train again."
         )
-    predicted = probabilities.argmax(axis=1)
-    correct = int((predicted == labels).sum())
-    low, high = wilson_interval(correct, len(labels))
     scores = precision_recall_fscore_support(
         labels,
-        predicted,
+        probabilities.argmax(axis=1),
         labels=DIGITS,
         zero_division=0,  # pyright: ignore[reportArgumentType] (it infers `str` from the default)
     )
     precision, recall, f1, _ = np.array(scores)
     return Metrics(
-        images=len(labels),
-        accuracy=correct / len(labels),
-        accuracy_low=low,
-        accuracy_high=high,
-        loss=float(log_loss(labels, probabilities, labels=DIGITS)),
-        macro_precision=float(np.mean(precision)),
-        macro_recall=float(np.mean(recall)),
-        macro_f1=float(np.mean(f1)),
+        **asdict(score(labels, probabilities)),
+        macro_precision=float(precision.mean()),
+        macro_recall=float(recall.mean()),
+        macro_f1=float(f1.mean()),
         expected_calibration_error=calibration_error(reliability_table(labels, probabilities)),
         recall={str(digit): float(recall[digit]) for digit in DIGITS},
     )
+
+
+def predict_probabilities(model: "keras.Model", images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return what a model says about raw pixels, uint8 (n, 28, 28): the probability of each digit, float32 (n, 10)."""
+    return np.asarray(model.predict(images, batch_size=BATCH, verbose=0), np.float32)  # pyright: ignore[reportArgumentType]
 
 
 def wilson_interval(correct: int, images: int) -> tuple[float, float]:
@@ -103,23 +119,20 @@ def reliability_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float
         A row per bin: low and high (its ends), images and correct (counts), accuracy and confidence (means;
         NaN in an empty bin).
     """
-    from pandas import DataFrame
+    import pandas as pd
 
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0, 1, bins + 1)
+    confidence = probabilities.max(axis=1).astype(np.float64)
     chosen = np.digitize(confidence, edges[1:-1], right=True)
-    table = DataFrame(
-        {
-            "low": edges[:-1],
-            "high": edges[1:],
-            "images": np.bincount(chosen, minlength=bins),
-            "correct": np.bincount(chosen[correct], minlength=bins),
-        }
+    judged = pd.DataFrame({"bin": pd.Categorical(chosen, range(bins)), "confidence": confidence})
+    judged["right"] = probabilities.argmax(axis=1) == labels
+    table = judged.groupby("bin", observed=False).agg(
+        images=("right", "size"),
+        correct=("right", "sum"),
+        accuracy=("right", "mean"),
+        confidence=("confidence", "mean"),
     )
-    table["accuracy"] = table["correct"] / table["images"]
-    table["confidence"] = np.bincount(chosen, weights=confidence, minlength=bins) / table["images"]
-    return table
+    return table.assign(low=edges[:-1], high=edges[1:])
 
 
 def calibration_error(reliability: "DataFrame") -> float:
@@ -140,10 +153,3 @@ def predictions_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float
             **{f"probability_{digit}": probabilities[:, digit] for digit in DIGITS},
         }
     )
-
-
-def confusion_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> "DataFrame":
-    """Return a row per image, actual and predicted: what DVC's `confusion` plot template counts."""
-    from pandas import DataFrame
-
-    return DataFrame({"actual": labels, "predicted": probabilities.argmax(axis=1)})

@@ -11,67 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_pipeline.params import IMAGE_SIDE, Augmentation
+from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.models.params import Augmentation
 
 if TYPE_CHECKING:
     import tensorflow as tf
-    from numpy.typing import NDArray
 
 
-def augment(
-    images: "tf.Tensor", augmentation: Augmentation, seed: "tf.Tensor", *, black: float, strength: Any = 1.0
-) -> "tf.Tensor":
+def augment(images: "tf.Tensor", augmentation: Augmentation, seed: "tf.Tensor", *, strength: Any = 1.0) -> "tf.Tensor":
     """Distort each image by a draw of its own.
 
     Args:
-        images: float32 (n, 28, 28), normalized.
+        images: raw pixels, uint8 (n, 28, 28).
         augmentation: the strengths, in degrees, pixels and fractions.
         seed: int32 or int64 (2,). The same seed gives the same draws, on every device and with or without XLA.
-        black: the value outside the image: the normalized value of pixel 0.
         strength: scales every draw; 0 returns the images as they are.
 
     Returns:
-        float32 (n, 28, 28).
-    """
-    return distort(images, strength * limits(augmentation), seed, black=black, smoothing=smoothing_of(augmentation))
-
-
-def limits(augmentation: Augmentation) -> "NDArray[np.float32]":
-    """Return how far each distortion goes, as `distort` takes it: float32 (7,)."""
-    zoom, shift = augmentation.zoom, augmentation.shift
-    turn, shear = math.radians(augmentation.rotation), math.radians(augmentation.shear)
-    return np.array([turn, shear, zoom, zoom, shift, shift, augmentation.elastic], np.float32)
-
-
-def smoothing_of(augmentation: Augmentation) -> float | None:
-    """Return the elastic displacement's smoothing, in pixels; None where there is no such displacement."""
-    return augmentation.elastic_smoothing if augmentation.elastic else None
-
-
-def distort(
-    images: "tf.Tensor", limits: Any, seed: "tf.Tensor", *, black: float, smoothing: float | None
-) -> "tf.Tensor":
-    """Distort each image by a draw of its own, whose limits may be tensors: one compiled graph serves them all.
-
-    Args:
-        images: float32 (n, 28, 28), normalized.
-        limits: float32 (7,): of the uniform draws of rotation and shear (radians), of zoom (fraction) along rows and
-            columns and of shift (pixels) along both; last, the standard deviation of the elastic displacement (pixels).
-        seed: int32 or int64 (2,).
-        black: the value outside the image.
-        smoothing: of the elastic displacement, in pixels; None leaves it out, and its cost.
-
-    Returns:
-        float32 (n, 28, 28).
+        Raw pixels, uint8 (n, 28, 28), rounded.
     """
     import tensorflow as tf
 
     count = tf.shape(images)[0]
-    rows, columns = _affine_grid([limits[index] * _uniform((count,), seed, index) for index in range(6)])
-    if smoothing is not None:
-        fields = limits[6] * _displacement(smoothing, count, seed)
+    zoom, shift = augmentation.zoom, augmentation.shift
+    turn, shear = math.radians(augmentation.rotation), math.radians(augmentation.shear)
+    limits = [strength * limit for limit in (turn, shear, zoom, zoom, shift, shift)]
+    rows, columns = _affine_grid([limit * _uniform((count,), seed, index) for index, limit in enumerate(limits)])
+    if augmentation.elastic:
+        fields = strength * augmentation.elastic * _displacement(augmentation.elastic_smoothing, count, seed)
         rows, columns = rows + fields[0], columns + fields[1]
-    return sample_bilinear(images, rows, columns, black)
+    return tf.cast(tf.round(sample_bilinear(tf.cast(images, tf.float32), rows, columns)), tf.uint8)
 
 
 def _uniform(shape: Any, seed: "tf.Tensor", stream: int) -> Any:
@@ -127,23 +96,22 @@ def _displacement(smoothing: float, count: "tf.Tensor", seed: "tf.Tensor") -> "t
     return smooth @ noise @ tf.transpose(smooth)
 
 
-def sample_bilinear(images: "tf.Tensor", rows: "tf.Tensor", columns: "tf.Tensor", black: float) -> "tf.Tensor":
-    """Read each image at real-valued coordinates by bilinear interpolation, with `black` outside.
+def sample_bilinear(images: "tf.Tensor", rows: "tf.Tensor", columns: "tf.Tensor") -> "tf.Tensor":
+    """Read each image at real-valued coordinates by bilinear interpolation, with 0, which is paper, outside.
 
     Args:
         images: float32 (n, 28, 28).
         rows: float32 (n, 28, 28); 0 is the centre of the top row, 27 of the bottom row.
         columns: likewise, left to right.
-        black: the value outside the image.
 
     Returns:
         float32 (n, 28, 28).
     """
     import tensorflow as tf
 
-    # A frame of black pixels, and coordinates clipped into it, stand for everything outside.
+    # A frame of zeros, and coordinates clipped into it, stand for everything outside.
     side = IMAGE_SIDE + 2
-    framed = tf.pad(images, ((0, 0), (1, 1), (1, 1)), constant_values=black)
+    framed = tf.pad(images, ((0, 0), (1, 1), (1, 1)))
     last = side - 1 - 1e-4  # just inside, so that the neighbour to the right exists
     rows, columns = tf.clip_by_value(rows + 1, 0.0, last), tf.clip_by_value(columns + 1, 0.0, last)
     top, left = tf.floor(rows), tf.floor(columns)

@@ -2,24 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-from mnist_pipeline.params import IMAGE_SIDE, MlpArchitecture
+from mnist_pipeline.models.params import MlpArchitecture
 
 if TYPE_CHECKING:
     import keras
 
 
-def build_mlp(architecture: MlpArchitecture) -> "keras.Model":
-    """Build the untrained perceptron: normalized images (n, 28, 28) in, float32 logits (n, 10) out."""
-    import keras
+def connect(x: "keras.KerasTensor", architecture: MlpArchitecture) -> "keras.KerasTensor":
+    """Append the hidden layers to normalized images (n, 28, 28); return what the last one gives, (n, units)."""
     from keras import layers
 
-    images = keras.Input((IMAGE_SIDE, IMAGE_SIDE), name="normalized_image")
-    x = layers.Flatten()(images)
-    for units, dropout in zip(architecture.hidden_units, architecture.dropouts, strict=True):
-        x = layers.Dense(units, use_bias=not architecture.batch_normalization)(x)
+    x = layers.Flatten(name="flatten")(x)
+    sizes = zip(architecture.hidden_units, architecture.dropouts, strict=True)
+    for index, (units, dropout) in enumerate(sizes, start=1):
+        x = layers.Dense(units, use_bias=not architecture.batch_normalization, name=f"dense_{index}")(x)
         if architecture.batch_normalization:
-            x = layers.BatchNormalization()(x)
-        x = layers.Activation(architecture.activation)(x)
+            x = layers.BatchNormalization(name=f"batch_normalization_{index}")(x)
+        x = layers.Activation(architecture.activation, name=f"activation_{index}")(x)
         if dropout:
-            x = layers.Dropout(dropout)(x)
-    return keras.Model(images, layers.Dense(10, dtype="float32", name="logits")(x), name="network")
+            x = layers.Dropout(dropout, name=f"dropout_{index}")(x)
+    return x

@@ -8,16 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.idx import parse_idx
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import IMAGE_SIDE
+from mnist_pipeline.data.params import IMAGE_SIDE
 
 BOX_SIDE = 20
 """Side of the box that MNIST's digits fill, in pixels."""
-
 FAINT = 0.15
 """Share of the contrast of paper and ink below which a pixel is paper: JPEG's ringing, the paper's grain."""
-
 LEAST_CONTRAST = 16
 """Grey levels between paper and ink below which there is nothing to read."""
 
@@ -47,16 +45,13 @@ def read_digit(path: Path, index: int | None = None) -> DigitImage:
     Raises:
         UserError: it cannot be read, is too large, shows nothing, or has no image `index`.
     """
-    return read_picture(path) if index is None else read_from_idx(path, index)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: give the path of a picture or of an MNIST images file (IDX).")
+    return _read_picture(path) if index is None else _read_from_idx(path, index)
 
 
-def read_from_idx(path: Path, index: int) -> DigitImage:
-    """Read image `index`, from 0, of an MNIST images file, uncompressed; its pixels are taken as they are.
-
-    Raises:
-        UserError: it is missing, is not IDX with images of 28x28, or has no such image.
-    """
-    _require_file(path)
+def _read_from_idx(path: Path, index: int) -> DigitImage:
+    """Read an image of an MNIST images file, uncompressed; its pixels are taken as they are."""
     try:
         images = parse_idx(path.read_bytes(), 3, str(path))
     except UserError as error:
@@ -70,14 +65,11 @@ def read_from_idx(path: Path, index: int) -> DigitImage:
     return DigitImage(path, images[index].copy(), index=index)
 
 
-def read_picture(path: Path) -> DigitImage:
+def _read_picture(path: Path) -> DigitImage:
     """Read a picture of one digit: any size, colour and polarity, any format Pillow opens.
 
     A picture of 28x28 is taken to be like MNIST's already: it is inverted if it is dark on light, otherwise
     left alone. Every other is sized and centred as `fit` says. Paper must be evenly lit: a shadow is ink.
-
-    Raises:
-        UserError: it is missing, is no picture, is too large to open safely, or shows nothing.
     """
     pixels = _load_grey(path)
     low, high = int(pixels.min()), int(pixels.max())
@@ -86,9 +78,7 @@ def read_picture(path: Path) -> DigitImage:
     inverted = _paper(pixels) > (low + high) / 2
     if inverted:
         pixels = 255 - pixels
-    if pixels.shape != (IMAGE_SIDE, IMAGE_SIDE):
-        pixels = fit(pixels)
-    return DigitImage(path, pixels, inverted)
+    return DigitImage(path, pixels if pixels.shape == (IMAGE_SIDE, IMAGE_SIDE) else fit(pixels), inverted)
 
 
 def fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -126,7 +116,6 @@ def _paper(pixels: NDArray[np.uint8]) -> float:
 
 def _load_grey(path: Path) -> NDArray[np.uint8]:
     """Return the picture upright and in shades of grey, uint8 (height, width)."""
-    _require_file(path)
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a picture of 90 to 180 million pixels: no drawing of a digit needs that.
@@ -156,8 +145,3 @@ def _grey(image: Image.Image) -> NDArray[np.uint8]:
         if np.ptp(pixels) >= LEAST_CONTRAST:
             break
     return pixels
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: give the path of a picture or of an MNIST images file (IDX).")

@@ -1,10 +1,11 @@
 """The `download` stage: sources to data/raw."""
 
 import os
+from collections import Counter
 
-from mnist_pipeline.console import say
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.download import FILES, download, list_sources
-from mnist_pipeline.project import Project
 
 
 def run(project: Project) -> None:
@@ -18,7 +19,5 @@ def run(project: Project) -> None:
     """
     sources = list_sources(os.environ.get("MNIST_MIRROR", ""), os.environ.get("PIP_INDEX_URL", ""))
     fetched = download(project.raw, sources)
-    origins = ", ".join(
-        f"{list(fetched.values()).count(origin)} from {origin}" for origin in dict.fromkeys(fetched.values())
-    )
+    origins = ", ".join(f"{count} from {origin}" for origin, count in Counter(fetched.values()).items())
     say(f"{len(FILES)} files in {project.raw} match their SHA-256: {origins or 'all were there already'}.")

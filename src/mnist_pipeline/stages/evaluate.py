@@ -1,56 +1,51 @@
 """`mnist evaluate NAME`: one trained model on the test split, which nothing else opens."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mnist_pipeline.console import say
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.files import atomic_path, file_digest, read_json, write_json
+from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.dataset import load_test
-from mnist_pipeline.evaluation.evaluate import write_report
-from mnist_pipeline.files import file_digest, require, write_json
-from mnist_pipeline.models.preprocessing import load_model, network_of
-from mnist_pipeline.params import Params
-from mnist_pipeline.project import Project
+from mnist_pipeline.evaluation.metrics import predict_probabilities, predictions_table
+from mnist_pipeline.evaluation.report import write_report
+from mnist_pipeline.models.model import load_model
 from mnist_pipeline.tracking.contents import log_evaluation
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import run_of
 
 if TYPE_CHECKING:
-    import keras
-
-BATCH = 1_000
+    from mnist_pipeline.training.params import Params
 
 
-def run(project: Project, params: Params, name: str) -> None:
-    """Write `reports/<name>/` and `models/<name>/evaluation.json`, and add the results to the training's MLflow run.
+def run(project: Project, params: "Params", model: ModelId) -> None:
+    """Write `reports/<model>/` and add the results to the training's MLflow run.
 
     Raises:
         UserError: the model or the test split is missing.
     """
-    model_file = require(project.model_file(name), f"mnist train {name}")
+    name, train_command = str(model), " ".join(("mnist train", *model.arguments))
+    loaded = load_model(project.model_file(model), train_command)
+    training = read_json(project.training_summary(model), train_command)
     test = load_test(project.split)
-    model = load_model(model_file)
-    report = asdict(
-        write_report(project.report(name), name, test.labels, probabilities(model, test.images), test.images)
-    )
-    write_json(
-        project.model(name) / "evaluation.json",
-        {"model_md5": file_digest(model_file), **{f"test_{key}": report[key] for key in HEADLINE}},
-    )
-    run_id = run_of(project, params, name)
-    log_evaluation(open_store(project), project, name, run_id, file_digest(project.split / "test.npz"))
+    probabilities = predict_probabilities(loaded, test.images)
+    report = write_report(project.report(model), name, test, probabilities)
+    with atomic_path(project.predictions(model)) as temporary:
+        predictions_table(test.labels, probabilities).to_parquet(temporary, index=False)
+    # Which model the report is on, by content: sync and register must not join it to another one.
+    write_json(project.test_report(model), {"model_md5": file_digest(project.model_file(model)), **asdict(report)})
+    metrics = {
+        "val_accuracy": training["validation_accuracy"],
+        "val_loss": training["validation_loss"],
+        "test_accuracy": report.accuracy,
+        "test_loss": report.loss,
+        "parameters": training["parameters"],
+    }
+    # For `dvc metrics show`: one test image is 0.0001.
+    write_json(project.metrics(model), {key: round(value, 4) for key, value in metrics.items()})
+    run_id = run_of(project, params, model)
+    log_evaluation(open_store(project), project, model, run_id, file_digest(project.split / "test.npz"))
     say(
-        f"{name}: test accuracy {report['accuracy']:.2%} (95 % interval {report['accuracy_low']:.2%} to "
-        f"{report['accuracy_high']:.2%}), figures in {project.report(name).relative_to(project.root)}/figures"
+        f"{name}: test accuracy {report.accuracy:.2%} (95 % interval {report.accuracy_low:.2%} to "
+        f"{report.accuracy_high:.2%}), figures in {project.report(model).relative_to(project.root)}/figures"
     )
-
-
-HEADLINE = ("accuracy", "accuracy_low", "accuracy_high", "loss")
-"""What of the test report travels with the model."""
-
-
-def probabilities(model: "keras.Model", images: Any) -> Any:
-    """Return the class probabilities of normalized images, float32 (n, 28, 28) to (n, 10)."""
-    import keras
-
-    logits = network_of(model).predict(images, BATCH, verbose=0)  # pyright: ignore[reportArgumentType]
-    return keras.ops.convert_to_numpy(keras.ops.softmax(logits))

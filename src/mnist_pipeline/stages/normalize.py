@@ -1,35 +1,27 @@
-"""The `normalize` stage: data/raw to data/normalized."""
+"""The `normalize` stage: data/split/train.npz to data/normalization.json."""
 
-from pathlib import Path
+import numpy as np
 
-from mnist_pipeline.console import say
-from mnist_pipeline.data.dataset import Subset, save_subset
-from mnist_pipeline.data.idx import read_part
-from mnist_pipeline.data.normalize import fit, save_normalization
-from mnist_pipeline.params import Normalize
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.files import atomic_path
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import load_train
+from mnist_pipeline.data.normalize import SAMPLE, distribution, fit, save_statistics
 
 
-def run(project: Project, params: Normalize, raw: Path | None = None) -> None:
-    """Write the normalized arrays of both files, and the scheme with the statistics of the training file.
-
-    Args:
-        project: where to write.
-        params: which scheme.
-        raw: folder with the IDX files; the project's own if None.
+def run(project: Project) -> None:
+    """Write the statistics that normalizations need, and what each scheme makes of the pixels.
 
     Raises:
-        UserError: a raw file is missing or damaged.
+        UserError: the train split is missing or damaged.
     """
-    raw = raw or project.raw
-    train_images, train_labels = read_part(raw, "train")
-    test_images, test_labels = read_part(raw, "t10k")
-    normalization = fit(params.scheme, train_images)
-    train = Subset(normalization.apply(train_images), train_labels)
-    save_subset(project.normalized / "train.npz", train)
-    save_subset(project.normalized / "test.npz", Subset(normalization.apply(test_images), test_labels))
-    save_normalization(project.normalization, normalization)
+    images = load_train(project.split).images
+    statistics = fit(images)
+    sample = images[np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)]
+    with atomic_path(project.pixel_distribution) as temporary:
+        distribution(sample, statistics).to_csv(temporary, index=False)
+    save_statistics(project.normalization, statistics)
     say(
-        f"Normalized {len(train_labels):,} + {len(test_labels):,} images by `{params.scheme}`: training pixels "
-        f"lie in {train.images.min():.3f} to {train.images.max():.3f}, paper is {normalization.black:.3f}."
+        f"{len(images):,} training images: the pixels have a mean of {statistics.mean:.2f} and a standard deviation of "
+        f"{statistics.standard_deviation:.2f}, of 255."
     )

@@ -1,54 +1,45 @@
-"""The `split` stage: data/normalized to data/split."""
+"""The `split` stage: data/raw to data/split."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
-import pandas as pd
-
-from mnist_pipeline.console import say
-from mnist_pipeline.data.dataset import Subset, load_subset, save_subset
-from mnist_pipeline.data.split import (
-    check_split,
-    count_classes,
-    count_duplicates,
-    make_manifest,
-    split_indices,
-)
-from mnist_pipeline.files import atomic_path, write_json
-from mnist_pipeline.params import Split
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import atomic_path, write_json
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import Subset, save_subset
+from mnist_pipeline.data.idx import read_part
+from mnist_pipeline.data.params import Split
+from mnist_pipeline.data.split import check_split, count_classes, count_duplicates, make_manifest, split_indices
 
 
-def run(project: Project, params: Split) -> None:
-    """Write the three subsets, the manifest, the class counts and a summary; the test images pass through.
+def run(project: Project, params: Split | None) -> None:
+    """Write the three subsets as raw pixels, the manifest, the class counts and a summary.
+
+    The official test images stay the test split.
 
     Raises:
-        UserError: a normalized file is missing or damaged, or the validation size leaves a class out.
+        UserError: a raw file is missing or damaged, or the validation size leaves a class out.
     """
-    whole = load_subset(project.normalized / "train.npz", made_by="mnist normalize")
-    test = load_subset(project.normalized / "test.npz", made_by="mnist normalize")
-    train, validation = split_indices(whole.labels, params.validation_size, params.seed)
-    check_split(whole.labels, train, validation)
+    if params is None:
+        raise UserError(f"{project.params} has no section `split`: run `mnist split` in {project.top}.")
+    images, labels = read_part(project.raw, "train")
+    train, validation = split_indices(labels, params.validation_size, params.seed)
+    check_split(labels, train, validation)
     subsets = {
-        "train": Subset(whole.images[train], whole.labels[train]),
-        "validation": Subset(whole.images[validation], whole.labels[validation]),
-        "test": test,
+        "train": Subset(images[train], labels[train]),
+        "validation": Subset(images[validation], labels[validation]),
+        "test": Subset(*read_part(project.raw, "t10k")),
     }
+    manifest = make_manifest(labels, validation, subsets["test"].labels)
     duplicates = count_duplicates(subsets)
-    _write(project.split, subsets, make_manifest(whole.labels, validation, test.labels), duplicates)
+    for name, subset in subsets.items():
+        save_subset(project.split / f"{name}.npz", subset)
+    with atomic_path(project.split / "manifest.parquet") as temporary:
+        manifest.to_parquet(temporary, index=False)
+    with atomic_path(project.class_counts) as temporary:
+        count_classes(manifest).to_csv(temporary, index=False)
+    sizes = {name: len(subset) for name, subset in subsets.items()}
+    write_json(project.split_summary, {"images": sizes, "duplicates": duplicates})
     across = sum(count for pair, count in duplicates.items() if pair not in subsets)
     say(
-        f"Split into {len(train):,} train, {len(validation):,} validation and {len(test):,} test images; "
+        f"Split into {', '.join(f'{count:,} {name}' for name, count in sizes.items())} images; "
         f"{across} pixel-identical across subsets, {sum(duplicates.values()) - across} within."
     )
-
-
-def _write(folder: Path, subsets: Mapping[str, Subset], manifest: pd.DataFrame, duplicates: dict[str, int]) -> None:
-    for name, subset in subsets.items():
-        save_subset(folder / f"{name}.npz", subset)
-    with atomic_path(folder / "manifest.parquet") as temporary:
-        manifest.to_parquet(temporary, index=False)
-    with atomic_path(folder / "class_counts.csv") as temporary:
-        count_classes(manifest).to_csv(temporary, index=False)
-    images = {name: len(subset) for name, subset in subsets.items()}
-    write_json(folder / "summary.json", {"images": images, "duplicates": duplicates})

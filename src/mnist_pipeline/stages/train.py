@@ -1,83 +1,79 @@
 """`mnist train NAME`: one model, from the train and validation splits."""
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mnist_pipeline.console import say
-from mnist_pipeline.data.dataset import load_train, load_validation
-from mnist_pipeline.data.normalize import load_normalization
-from mnist_pipeline.files import atomic_path, known_digest, write_json
-from mnist_pipeline.models.preprocessing import with_preprocessing
-from mnist_pipeline.params import Params
-from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.preview import contact_sheet
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.files import known_digest, write_json
+from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.data.dataset import load_train, load_validation, train_file, validation_file
+from mnist_pipeline.data.normalize import load_statistics
+from mnist_pipeline.models.model import save_model
+from mnist_pipeline.tracking.augmentation_sheet import contact_sheet
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.training.checkpoint import Checkpoint, training_key
 from mnist_pipeline.training.devices import Device, choose_device
 from mnist_pipeline.training.history import Epoch, write_history
-from mnist_pipeline.training.trainer import Trainer, TrainingResult
-
-if TYPE_CHECKING:
-    import keras
+from mnist_pipeline.training.params import Params
+from mnist_pipeline.training.trainer import TrainingData, TrainingResult, train
 
 
-def run(project: Project, params: Params, name: str) -> None:
-    """Train `params.models[name]`; write `models/<name>/{model.keras,history.csv,metrics.json}` and log an MLflow run.
+def run(project: Project, params: Params, model: ModelId) -> None:
+    """Train an entry of `models`; write its model file, history and summary, and log an MLflow run.
 
     Raises:
         UserError: the splits are missing, the device is not there, or the training diverged.
     """
-    model_params = params.model(name)
+    name, model_params = str(model), params.model(model.entry)
     device = choose_device(params.device)
-    normalization = load_normalization(project.normalization)
-    subsets = {"train": load_train(project.split), "validation": load_validation(project.split)}
-    checkpoint = find_checkpoint(project, params, name, device)
+    data = load_data(project)
+    checkpoint = find_checkpoint(project, params, model, device)
     resume, earlier = checkpoint.previous_run()
-    with training_run(project, params, name, tags=device.tags(), resume=resume) as run:
-        run.log_epochs(*earlier)  # a kill may have kept the last one from the store
-        say(f"{name}: {len(subsets['train'])} training images, on {', '.join(device.names)} ({device.precision})")
+    with training_run(project, params, model, tags=device.tags(), resume=resume) as run:
+        say(f"{name}: {len(data.train)} training images, on {', '.join(device.names)} ({device.precision})")
         if earlier:
             say(f"{name}: resuming after epoch {earlier[-1].epoch}, where this training was interrupted")
         if not model_params.augmentation.is_off:
-            sheet = contact_sheet(name, model_params, subsets["train"], seed=params.seed, black=normalization.black)
-            run.log_figure(sheet, "augmentation.png")
+            run.log_figure(contact_sheet(name, model_params, data.train, seed=params.seed), "augmentation.png")
+        run.log_epochs(*earlier)  # a kill may have kept the last one from the store
 
         def report(epoch: Epoch) -> None:
             say(progress_line(epoch, model_params.training.epochs))
-            run.log_epochs(epoch)
+            run.log_new_epoch(epoch)
 
-        trainer = Trainer(subsets["train"], subsets["validation"], device=device, black=normalization.black)
         checkpoint = replace(checkpoint, run_id=run.run_id)
-        result = trainer.train(model_params, seed=params.seed, on_epoch=report, checkpoint=checkpoint)
-        model = with_preprocessing(result.network, normalization)
-        metrics = summarize(result)
-        _write(project.model(name), model, result, metrics)
-        run.log_result(metrics)
+        result = train(model_params, data, seed=params.seed, device=device, on_epoch=report, checkpoint=checkpoint)
+        save_model(result.model, project.model_file(model))
+        write_history(project.history(model), result.history)
+        write_json(project.training_summary(model), summary := summarize(result))
+        run.log_result(summary, result.seconds)
     checkpoint.remove()
     say(
         f"{name}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
-        f"{metrics['parameters']:,} parameters, {result.seconds:.0f} s"
+        f"{summary['parameters']:,} parameters, {result.seconds:.0f} s"
     )
 
 
-def find_checkpoint(project: Project, params: Params, name: str, device: Device) -> Checkpoint:
+def load_data(project: Project) -> TrainingData:
+    """Load what a training may see: the train and validation splits, never the test split.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    return TrainingData(
+        load_train(project.split), load_validation(project.split), load_statistics(project.normalization)
+    )
+
+
+def find_checkpoint(project: Project, params: Params, model: ModelId, device: Device) -> Checkpoint:
     """Return the checkpoint of exactly this training: the same parameters, data, code and device."""
-    files = [project.split / "train.npz", project.split / "validation.npz", project.normalization]
+    files = [train_file(project.split), validation_file(project.split), project.normalization]
     inputs = {
-        "model": params.model(name).model_dump_json(),
+        "model": params.model(model.entry).model_dump_json(),
         "seed": str(params.seed),
         **device.tags(),
         **{file.name: known_digest(file) for file in files},
     }
-    return Checkpoint(project.checkpoint(name), training_key(inputs))
-
-
-def _write(folder: Path, model: "keras.Model", result: TrainingResult, metrics: dict[str, float]) -> None:
-    with atomic_path(folder / "model.keras") as temporary:
-        model.save(temporary)
-    write_history(folder / "history.csv", result.history)
-    write_json(folder / "metrics.json", metrics)
+    return Checkpoint(project.checkpoint(model), training_key(inputs))
 
 
 def progress_line(epoch: Epoch, epochs: int) -> str:
@@ -85,17 +81,16 @@ def progress_line(epoch: Epoch, epochs: int) -> str:
     return (
         f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:7.2%}  "
         f"validation loss {epoch.validation_loss:.4f}  accuracy {epoch.validation_accuracy:7.2%}  "
-        f"learning rate {epoch.learning_rate:.1e}  {epoch.seconds:5.1f} s"
+        f"learning rate {epoch.learning_rate:.1e}"
     )
 
 
 def summarize(result: TrainingResult) -> dict[str, float]:
-    """Return the content of `metrics.json`."""
+    """Return the content of `training.json`: no seconds, so that equal trainings write equal files."""
     return {
         "validation_accuracy": result.best.validation_accuracy,
         "validation_loss": result.best.validation_loss,
         "best_epoch": result.best.epoch,
         "epochs": len(result.history),
-        "parameters": result.network.count_params(),
-        "seconds": round(result.seconds, 1),
+        "parameters": result.model.count_params(),
     }

@@ -1,40 +1,42 @@
-"""What goes into the run of a trained model: its origin, data sets, the model, the test report."""
+"""What goes into the run of a trained model: its origin, data sets and test report."""
 
 import hashlib
-import json
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mnist_pipeline.core.files import known_digest, read_json
+from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.dataset import train_file, validation_file
-from mnist_pipeline.files import known_digest, read_json
-from mnist_pipeline.params import Params
-from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.inputs import Trace, present_inputs, trace, tree_digest
-from mnist_pipeline.tracking.lineage import NO_COMMIT, UNKNOWN, code_diff, lineage_tags
-from mnist_pipeline.tracking.model_folder import write_model_folder
-from mnist_pipeline.tracking.pipeline import base_folder, read_lock, recorded_path, stage_of
-from mnist_pipeline.tracking.redaction import redact
+from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.provenance.environment import NO_COMMIT, UNKNOWN, code_diff, environment_tags
+from mnist_pipeline.provenance.inputs import Lineage, present_inputs, trace_lineage, tree_digest
+from mnist_pipeline.provenance.pipeline import read_lock, recorded_path
+from mnist_pipeline.provenance.redaction import redact
+from mnist_pipeline.tracking.logged_model import logged_model_id
+from mnist_pipeline.training.params import Params
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Dataset, Metric
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import Metric
 
 DIFF = "uncommitted.diff"
 """Artifact: what the sources differed by from the commit, as a patch."""
 DIFF_DIGEST = "git_diff_md5"
 """Tag: MD5 of the patch."""
-TRACE = "lineage.json"
-"""Artifact: a `Trace`."""
+LINEAGE = "lineage.json"
+"""Artifact: a `Lineage`."""
 PARAMS = "params.yaml"
 """Artifact: all parameters."""
-REPORT_DIGEST = "test_report_md5"
-"""Tag that joins a run to the test report that it holds, by content."""
+REPORT = "report"
+"""Artifact folder: the files of `reports/<model>`."""
+REPORT_DIGEST = "report_md5"
+"""Tag: DVC's hash of the folder `reports/<model>` that the run holds."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +44,23 @@ class Origin:
     """What a training starts from."""
 
     params: Params
+    """All parameters."""
     params_text: str
-    """The same as YAML."""
+    """All parameters, as YAML."""
     tags: Mapping[str, str]
-    """Of code, environment and machine."""
+    """State of the code, environment and machine."""
     diff: str
     """What is uncommitted, as a patch."""
-    trace: Trace | None
-    """The stage's inputs; None if they are not known."""
+    lineage: Lineage | None
+    """The inputs of the stage and where they come from; None if they are not known."""
 
 
-def present_origin(project: Project, params: Params, name: str) -> Origin:
+def present_origin(project: Project, params: Params, model: ModelId) -> Origin:
     """Return what a training that starts now starts from."""
-    inputs = present_inputs(project, stage_of(project, "train", name))
+    inputs = present_inputs(project, "train", model)
     text = project.params.read_text(encoding="utf-8")
-    history = trace(project, read_lock(project), inputs) if inputs else None
-    return Origin(params, text, lineage_tags(project), code_diff(base_folder(project)), history)
+    lineage = trace_lineage(project, read_lock(project), inputs) if inputs else None
+    return Origin(params, text, environment_tags(project), code_diff(project.top), lineage)
 
 
 def origin_tags(origin: Origin) -> dict[str, str]:
@@ -65,170 +68,118 @@ def origin_tags(origin: Origin) -> dict[str, str]:
     digest = hashlib.md5(origin.diff.encode(), usedforsecurity=False).hexdigest()
     return {
         **origin.tags,
-        **(origin.trace.tags() if origin.trace else {}),
+        **({"inputs_key": origin.lineage.inputs.key} if origin.lineage else {}),
         **({DIFF_DIGEST: digest} if origin.diff else {}),
     }
 
 
-def log_origin(client: "MlflowClient", project: Project, name: str, run_id: str, origin: Origin) -> None:
-    """Log what the training starts from: parameters, uncommitted changes, inputs, data sets."""
-    from mlflow.entities import Param
-
-    used = flatten(_used_params(origin.params, name))
-    client.log_batch(run_id, params=[Param(key, str(value)) for key, value in used.items()])
-    client.log_text(run_id, redact(origin.params_text), PARAMS)
-    if origin.diff:
-        client.log_text(run_id, origin.diff, DIFF)
-    if origin.trace:
-        client.log_text(run_id, origin.trace.to_json(), TRACE)
-    log_split(client, project, run_id, origin.trace, context="training")
-
-
-def log_split(client: "MlflowClient", project: Project, run_id: str, origin: Trace | None, *, context: str) -> None:
-    """Log the train and validation splits as a run's inputs, by DVC's hashes of them."""
-    known = origin.data if origin else {}
-    datasets = [_dataset(project, path, known) for path in (train_file(project.split), validation_file(project.split))]
-    _log_datasets(client, run_id, datasets, context=context)
-
-
-def log_model(
-    client: "MlflowClient", run_id: str, name: str, model_file: Path, metrics: Mapping[str, float], step: int
-) -> None:
-    """Log the model file as the run's output, and the metrics on run and model alike.
-
-    Not by `mlflow.keras.log_model`: it would save the model once more, as a file with another digest, and ask the store
-    for every metric of the run.
-    """
-    from mlflow.entities import LoggedModelOutput
-
-    experiment = client.get_run(run_id).info.experiment_id
-    model = client.create_logged_model(experiment, name, source_run_id=run_id)
-    client.log_batch(run_id, metrics=as_metrics(metrics, step, model_id=model.model_id))
-    with tempfile.TemporaryDirectory() as folder:
-        write_model_folder(Path(folder), model_file, model_id=model.model_id, run_id=run_id)
-        client.log_model_artifacts(model.model_id, folder)
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
-
-
-def log_evaluation(client: "MlflowClient", project: Project, name: str, run_id: str, test_digest: str) -> None:
-    """Add the test report in `reports/<name>` to the run of the training and to its logged model.
-
-    Args:
-        client: of an open store.
-        project: whose report.
-        name: of the model.
-        run_id: of its training.
-        test_digest: DVC's hash of the test split.
-    """
-    report = read_json(project.report(name) / "metrics.json", f"mnist evaluate {name}")
-    path = project.split / "test.npz"
-    dataset = _describe_dataset(project, path, test_digest, report["images"])
-    _log_datasets(client, run_id, [dataset], context="evaluation")
-    flat = {f"test_{key}": float(value) for key, value in flatten(report).items()}
-    client.log_batch(run_id, metrics=as_metrics(flat, step=0, model_id=logged_model_id(run_id), dataset=dataset))
-    client.log_artifacts(run_id, str(project.report(name)), "test_report")
-    client.set_tag(run_id, REPORT_DIGEST, report_digest(project, name))
-
-
-def report_digest(project: Project, name: str) -> str:
-    """Return what identifies the content of a test report."""
-    return tree_digest(project.report(name))
-
-
-def logged_model_id(run_id: str) -> str:
-    """Return the id of the model that the run logged last."""
+def log_origin(project: Project, model: ModelId, origin: Origin) -> None:
+    """Log in the active run what a training starts from: its parameters, uncommitted changes, lineage, data sets."""
     import mlflow
 
-    outputs = mlflow.get_run(run_id).outputs
-    return outputs.model_outputs[-1].model_id
+    general = origin.params.model_dump(mode="json", include={"seed", "device", "split"}, exclude_none=True)
+    mlflow.log_params(flatten(general | origin.params.model(model.entry).model_dump(mode="json")))
+    mlflow.log_text(redact(origin.params_text), PARAMS)
+    if origin.diff:
+        mlflow.log_text(origin.diff, DIFF)
+    if origin.lineage:
+        mlflow.log_text(origin.lineage.to_json(), LINEAGE)
+    for dataset in _split_datasets(project, origin.lineage):
+        mlflow.log_input(dataset, context="training")
 
 
-def as_metrics(
-    values: Mapping[str, float], step: int, *, model_id: str | None = None, dataset: "Dataset | None" = None
-) -> "list[Metric]":
-    """Return MLflow's metrics of now; with a `model_id` they appear on the logged model, too."""
+def log_split(client: "MlflowClient", project: Project, run_id: str, lineage: Lineage | None, *, context: str) -> None:
+    """Log the train and validation splits as the inputs of any run."""
+    _log_inputs(client, run_id, _split_datasets(project, lineage), context)
+
+
+def log_evaluation(client: "MlflowClient", project: Project, model: ModelId, run_id: str, test_digest: str) -> None:
+    """Add the test report in `reports/<model>`, on the test split of this hash, to the run and to its logged model.
+
+    The run is finished and stays so: opened again, it would end anew, and seem to have lasted until now.
+    """
+    import mlflow
+
+    report = read_json(project.test_report(model), command("evaluate", model))
+    dataset = _dataset(project, project.split / "test.npz", test_digest)
+    _log_inputs(client, run_id, [dataset], "evaluation")
+    measures = {key: value for key, value in flatten(report).items() if isinstance(value, int | float)}
+    mlflow.log_metrics(
+        {f"test_{key}": value for key, value in measures.items()},
+        run_id=run_id,
+        model_id=logged_model_id(run_id),
+        dataset=dataset,
+    )
+    client.log_artifacts(run_id, str(project.report(model)), REPORT)
+    client.set_tag(run_id, REPORT_DIGEST, tree_digest(project.report(model)))
+
+
+def as_metrics(values: Mapping[str, float], step: int) -> "list[Metric]":
+    """Return MLflow's metrics of now, for the run of another process."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    about = {
-        "model_id": model_id,
-        "dataset_name": dataset and dataset.name,
-        "dataset_digest": dataset and dataset.digest,
-    }
-    return [Metric(key, value, now, step, **about) for key, value in values.items()]
+    return [Metric(key, value, now, step) for key, value in values.items()]
 
 
-def _log_datasets(client: "MlflowClient", run_id: str, datasets: "list[Dataset]", *, context: str) -> None:
-    """Log data sets as the run's inputs."""
-    from mlflow.entities import DatasetInput, InputTag
-    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
-
-    tags = [InputTag(MLFLOW_DATASET_CONTEXT, context)]
-    client.log_inputs(run_id, [DatasetInput(dataset, tags) for dataset in datasets])
-
-
-def _dataset(project: Project, path: Path, known: Mapping[str, str]) -> "Dataset":
-    """Describe a file of the split by DVC's hash of it; also one that is not checked out, if its hash is known."""
-    digest = known.get(recorded_path(project, path)) or known_digest(path)
-    images = None
-    if path.is_file() and known_digest(path) == digest:
-        with np.load(path, allow_pickle=False) as arrays:
-            images = len(arrays["labels"])
-    return _describe_dataset(project, path, digest, images)
+def _split_datasets(project: Project, lineage: Lineage | None) -> "list[MetaDataset]":
+    """Describe the train and validation splits that a lineage names, or else those in the workspace."""
+    known = lineage.data if lineage else {}
+    return [
+        _dataset(project, path, known.get(recorded_path(project, path)) or known_digest(path))
+        for path in (train_file(project.split), validation_file(project.split))
+    ]
 
 
-def _describe_dataset(project: Project, path: Path, digest: str, images: int | None) -> "Dataset":
-    """Describe a file of the split as MLflow's own numpy data set does, but without hashing and counting its arrays."""
-    from mlflow.entities import Dataset
+def _dataset(project: Project, path: Path, digest: str) -> "MetaDataset":
+    """Describe a file of the split by DVC's hash of it."""
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.types import Schema, TensorSpec
 
-    tensors = {"features": ("float32", [-1, 28, 28]), "targets": ("uint8", [-1])}
-    schema = {
-        role: json.dumps([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": shape}}])
-        for role, (dtype, shape) in tensors.items()
-    }
-    return Dataset(
-        name=f"mnist-{path.stem}",
-        digest=digest,
-        source_type="local",
-        source=json.dumps({"uri": path.relative_to(project.root).as_posix()}),
-        schema=json.dumps({"mlflow_tensorspec": schema}),
-        profile=json.dumps({"features_shape": [images, 28, 28], "targets_shape": [images]} if images else {}),
-    )
+    from mnist_pipeline.tracking.dataset_source import DvcSource
+
+    pixel = np.dtype(np.uint8)
+    schema = Schema([TensorSpec(pixel, (-1, IMAGE_SIDE, IMAGE_SIDE), "images"), TensorSpec(pixel, (-1,), "labels")])
+    source = DvcSource(recorded_path(project, path), digest)
+    return MetaDataset(source, name=f"mnist-{path.stem}", digest=digest, schema=schema)
 
 
-def describe(params: Params, name: str) -> str:
-    """Return the run's description, in Markdown."""
-    model = params.model(name)
-    training, optimizer = model.training, model.training.optimizer
-    augmented = (
-        "none"
-        if model.augmentation.is_off
-        else ", ".join(
-            f"{key} {value:g}"
-            for key, value in model.augmentation.model_dump().items()
-            if value and key != "elastic_smoothing"
-        )
-    )
+def _log_inputs(client: "MlflowClient", run_id: str, datasets: "Sequence[MetaDataset]", context: str) -> None:
+    """Log data sets as the inputs of any run: `mlflow.log_input` knows only the active one."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    tags = [InputTag("mlflow.data.context", context)]
+    client.log_inputs(run_id, [DatasetInput(Dataset(**dataset.to_dict()), tags) for dataset in datasets])
+
+
+def describe(params: Params, model: ModelId) -> str:
+    """Return the description of a run, in Markdown."""
+    entry = params.model(model.entry)
+    training, optimizer = entry.training, entry.training.optimizer
+    augmented = [f"{key} {value:g}" for key, value in entry.augmentation if value and key != "elastic_smoothing"]
     return (
-        f"**{name}**: {model.architecture.kind}, trained by `mnist train {name}`.\n\n"
+        f"**{model}**: {entry.architecture.kind}, trained by `{command('train', model)}`.\n\n"
         f"* {training.epochs} epochs at most, batches of {training.batch_size}\n"
         f"* {optimizer.name}, learning rate {optimizer.learning_rate:g}, schedule {training.schedule.name}\n"
-        f"* augmentation: {augmented}\n* pixels: {params.normalize.scheme}, seed {params.seed}\n"
+        f"* augmentation: {', '.join(augmented) or 'none'}\n"
+        f"* normalization: {entry.normalization}, seed {params.seed}\n"
     )
 
 
-def run_name(name: str, tags: Mapping[str, str]) -> str:
+def command(stage: str, model: ModelId) -> str:
+    """Return what somebody types to run a stage for one model."""
+    return " ".join(("mnist", stage, *model.arguments))
+
+
+def run_name(model: ModelId, tags: Mapping[str, str]) -> str:
     """Return a name that tells two runs of one model apart: the DVC experiment, or the commit."""
-    commit = tags["git_commit"]
-    short = commit if commit in (NO_COMMIT, UNKNOWN) else commit[:7]
     dirty = "-dirty" if tags.get("git_dirty") == "true" else ""
-    return f"{name} {tags.get('dvc_experiment') or short + dirty}"
+    return f"{model} {tags.get('dvc_experiment') or short_commit(tags['git_commit']) + dirty}"
 
 
-def _used_params(params: Params, name: str) -> dict[str, Any]:
-    """Return what of `params.yaml` this model's training depends on."""
-    return params.model_dump(mode="json", exclude={"models", "tune"}) | params.model(name).model_dump(mode="json")
+def short_commit(commit: str) -> str:
+    """Return as much of a commit as people read, or that there is none."""
+    return commit if commit in (NO_COMMIT, UNKNOWN) else commit[:7]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,23 +2,22 @@
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.redaction import public_uri, redact
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.provenance.redaction import public_uri, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-EXPERIMENT = "mnist"
-"""The experiment of the pipeline's runs; `MLFLOW_EXPERIMENT_NAME`, if set, wins. Studies go to `<name>-tuning`."""
+    from mlflow.entities import Run
 
 _DESCRIPTION = """\
 One run per trained model of the `mnist` pipeline (`dvc repro`).
 
 * `best_validation_accuracy` is what models are chosen by; `test_accuracy` is only reported.
-* Each run's **Datasets** carry DVC's hashes, its **Parameters** every knob of `params.yaml` that it used, its
+* Each run's **Datasets** carry DVC's hashes, its **Parameters** every parameter that it used, its
   **Artifacts** the model, the history and the figures of the test report.
 * The best model is version `champion` of the registered model `mnist`.
 """
@@ -47,10 +46,11 @@ def open_store(project: Project) -> "MlflowClient":
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars of a tenth of a second
+    os.environ.pop("MLFLOW_RUN_ID", None)  # or each training would go on with that run
     import mlflow
     from filelock import FileLock
 
-    for noisy in ("alembic", "mlflow.store.db.utils"):
+    for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.system_metrics"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Where Ctrl+C meets a query, it prints a traceback beside the interruption itself, which is told of anyway.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
@@ -62,11 +62,10 @@ def open_store(project: Project) -> "MlflowClient":
         project.artifacts.mkdir(parents=True, exist_ok=True)
         with FileLock(project.artifacts / ".store.lock"):
             client = mlflow.MlflowClient()
-            for name, description in (
-                (experiment_name(), _DESCRIPTION),
-                (tuning_experiment_name(), _TUNING_DESCRIPTION),
-            ):
-                _ensure_experiment(project, client, name, description, local=not uri.startswith("http"))
+            # A location in the project, because a client without a server cannot use one that a server has chosen.
+            folder = None if uri.startswith("http") else project.artifacts
+            _ensure_experiment(client, experiment_name(), _DESCRIPTION, folder)
+            _ensure_experiment(client, tuning_experiment_name(), _TUNING_DESCRIPTION, folder)
     except Exception as error:  # a driver, a server and a file system each have their own
         reason = redact(str(error).partition("\n")[0])
         raise UserError(
@@ -77,8 +76,8 @@ def open_store(project: Project) -> "MlflowClient":
 
 
 def experiment_name() -> str:
-    """Return the name of the experiment that the pipeline's runs go to."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    """Return the name of the experiment that the pipeline's runs go to: `MLFLOW_EXPERIMENT_NAME`, or else `mnist`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "mnist"
 
 
 def tuning_experiment_name() -> str:
@@ -86,16 +85,17 @@ def tuning_experiment_name() -> str:
     return f"{experiment_name()}-tuning"
 
 
-def _ensure_experiment(project: Project, client: "MlflowClient", name: str, description: str, *, local: bool) -> None:
-    """Create the experiment once.
+def find_runs(client: "MlflowClient", query: str) -> "list[Run]":
+    """Return the pipeline's runs that MLflow's search finds, without deleted ones, the newest first."""
+    return client.search_runs([client.get_experiment_by_name(experiment_name()).experiment_id], query)
 
-    The client creates it, with a location in the project: one made by a server would point to `mlflow-artifacts:/`,
-    which a client without a server cannot use.
-    """
+
+def _ensure_experiment(client: "MlflowClient", name: str, description: str, folder: Path | None) -> None:
+    """Create an experiment whose artifacts go to a folder, or to where the server keeps them."""
     if client.get_experiment_by_name(name) is None:
         client.create_experiment(
             name,
-            artifact_location=(project.artifacts / name).as_uri() if local else None,
+            artifact_location=(folder / name).as_uri() if folder else None,
             tags={
                 "mlflow.note.content": description,
                 "mlflow.experimentKind": "custom_model_development",  # the page for training, not for language models

@@ -4,24 +4,24 @@ import getpass
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from mnist_pipeline.params import ModelParams, Params
-from mnist_pipeline.project import Project
+from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.provenance.redaction import redact
+from mnist_pipeline.tracking.adoption import ADOPTED, digest
 from mnist_pipeline.tracking.contents import (
     DIFF,
+    LINEAGE,
     PARAMS,
-    TRACE,
     as_metrics,
     log_split,
     origin_tags,
     present_origin,
 )
-from mnist_pipeline.tracking.links import mark_winner
-from mnist_pipeline.tracking.redaction import redact
-from mnist_pipeline.tracking.runs import closing, epoch_metrics
+from mnist_pipeline.tracking.runs import ending, epoch_metrics
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.params import ModelParams, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,33 +45,20 @@ class TrialEnd:
     """How a trial ended."""
 
     number: int
-    """From 0."""
-    status: Literal["FINISHED", "KILLED", "FAILED"]
-    """Trained to the end, stopped or never begun, failed."""
+    """Number of the trial, from 0."""
     outcome: str
-    """The same in the study's words: complete, pruned, too large, failed."""
+    """In the study's words: complete, pruned, too large, failed."""
     values: Mapping[str, Any]
     """Its parameters, by dotted path."""
     metrics: Mapping[str, float]
-    """What it came to; empty if it failed."""
+    """Its results by name; empty if it failed."""
     error: str | None
     """Why it failed."""
 
-
-@dataclass(frozen=True)
-class Adoption:
-    """What became of the wish to take a trial's parameters over."""
-
-    trial: int
-    """Its number."""
-    model: ModelParams
-    """The parameters of the model, with those of the trial in place."""
-    metrics: Mapping[str, float]
-    """The means of the confirmation; empty if there was none."""
-    table: str
-    """The confirmation seed by seed, as CSV."""
-    adopted: bool
-    """Whether `params.yaml` has them now."""
+    @property
+    def status(self) -> str:
+        """Status of its run: KILLED if it was stopped or never begun."""
+        return {"complete": "FINISHED", "failed": "FAILED"}.get(self.outcome, "KILLED")
 
 
 @dataclass(frozen=True)
@@ -82,28 +69,23 @@ class StudyRun:
     run_id: str
 
     @classmethod
-    def find(cls, project: Project, study_id: str) -> "Self | None":
+    def find(cls, client: "MlflowClient", study_id: str) -> "Self | None":
         """Return the run of a study by the study's id, if the store has it."""
-        client = open_store(project)
-        run_id = _find_run(client, study_id)
-        return cls(client, run_id) if run_id else None
-
-    @classmethod
-    def open(cls, project: Project, run_id: str) -> Self:
-        """Connect to the run of a study that another process has opened."""
-        return cls(open_store(project), run_id)
+        experiment = client.get_experiment_by_name(tuning_experiment_name())
+        found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
+        return cls(client, found[0].info.run_id) if found else None
 
     def log_session(self, project: Project, params: Params, model: str, tags: Mapping[str, str]) -> None:
-        """Log where the trials of this session come from, in place of those before, and what else is to be said."""
+        """Log what the trials of this session start from, in place of the sessions before, and further tags."""
         from mlflow.entities import RunTag
 
-        origin = present_origin(project, params, model)
+        origin = present_origin(project, params, ModelId(model))
         every = {**origin_tags(origin), **tags}
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in every.items()])
         self.client.log_text(self.run_id, redact(origin.params_text), PARAMS)
         self.client.log_text(self.run_id, origin.diff, DIFF)  # also an empty one, in place of an earlier session's
-        if origin.trace:
-            self.client.log_text(self.run_id, origin.trace.to_json(), TRACE)
+        if origin.lineage:
+            self.client.log_text(self.run_id, origin.lineage.to_json(), LINEAGE)
 
     def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
         """Create the child run of a trial and return its id."""
@@ -125,7 +107,8 @@ class StudyRun:
 
     def end_trial(self, run_id: str, end: TrialEnd) -> None:
         """Close a child run. Doing it twice changes nothing."""
-        self._log_metrics(run_id, end.metrics, int(end.metrics.get("best_epoch", 0)))
+        step = int(end.metrics.get("best_epoch", 0))
+        self.client.log_batch(run_id, metrics=as_metrics(end.metrics, step))
         self.client.set_tag(run_id, "outcome", end.outcome)
         if end.error is not None:
             self.client.set_tag(run_id, "error", end.error[:5_000])
@@ -133,7 +116,7 @@ class StudyRun:
 
     def reconcile(self, ends: Iterable[TrialEnd]) -> None:
         """Make the child runs agree with how the trials ended, wherever a process was killed between the two."""
-        runs = {int(run.data.tags[TRIAL]): run for run in self._children()}
+        runs = self.trial_runs()
         for end in ends:
             run = runs.get(end.number)
             if run is None or run.info.status != end.status:
@@ -141,7 +124,7 @@ class StudyRun:
 
     def log_result(self, metrics: Mapping[str, float], best: Mapping[str, Any], tables: Mapping[str, str]) -> None:
         """Log what the study has come to so far: its numbers, its best values and its tables as CSV, by name."""
-        self._log_metrics(self.run_id, metrics, 0)
+        self.client.log_batch(self.run_id, metrics=as_metrics(metrics, 0))
         self.client.log_dict(self.run_id, dict(best), "best.yaml")
         for name, text in tables.items():
             self.client.log_text(self.run_id, text, f"{name}.csv")
@@ -153,54 +136,48 @@ class StudyRun:
         if page:
             self.client.log_text(self.run_id, page, "figures.html")
 
-    def log_adoption(self, adoption: Adoption) -> None:
-        """Log which trial was to be adopted, what the confirmation said, and whether it was.
+    def log_adoption(self, trial: int, metrics: Mapping[str, float], table: str, adopted: ModelParams | None) -> None:
+        """Log which trial was to be adopted, the confirmation's means and its table as CSV, and whether it was.
 
-        If it was, the trial's run is marked so that the training with these parameters will find it.
+        If it was, `adopted` are the model's parameters in `params.yaml` by now, and the trial's run is marked so that
+        the training with them will find it.
         """
-        self._log_metrics(self.run_id, adoption.metrics, 0)
-        self.client.log_text(self.run_id, adoption.table, "confirmation.csv")
-        self.client.set_tag(self.run_id, "adopted", str(adoption.adopted).lower())
-        self.client.set_tag(self.run_id, "adopted_trial", str(adoption.trial))
-        runs = [run.info.run_id for run in self._children() if run.data.tags[TRIAL] == str(adoption.trial)]
-        for run_id in runs if adoption.adopted else ():
-            mark_winner(self.client, run_id, adoption.model)
+        self.client.log_batch(self.run_id, metrics=as_metrics(metrics, 0))
+        self.client.log_text(self.run_id, table, "confirmation.csv")
+        self.client.set_tag(self.run_id, "adopted", "true" if adopted else "false")
+        self.client.set_tag(self.run_id, "adopted_trial", str(trial))
+        if adopted and (run := self.trial_runs().get(trial)):
+            self.client.set_tag(run.info.run_id, ADOPTED, digest(adopted))
 
-    def _children(self) -> "list[Run]":
-        return self.client.search_runs(
+    def trial_runs(self) -> "dict[int, Run]":
+        """Return the child runs, by the number of their trial."""
+        runs = self.client.search_runs(
             [self.client.get_run(self.run_id).info.experiment_id],
             filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'",
             max_results=MAX_RUNS,
         )
-
-    def _log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int) -> None:
-        self.client.log_batch(run_id, metrics=as_metrics(metrics, step))
+        return {int(run.data.tags[TRIAL]): run for run in runs}
 
 
 @contextmanager
 def study_run(project: Project, name: str, study_id: str, definition: Mapping[str, Any]) -> Generator[StudyRun]:
     """Open the run of a study, or go on with it; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
-    Args:
-        project: whose store and files.
-        name: of the study.
-        study_id: unique to the study.
-        definition: all that its trials share, and what varies and how, by dotted path; `model` is the model's name.
+    Its parameters are the study's definition: all that the trials share, and what varies and how, by dotted path.
     """
     from mlflow.entities import Param
 
     client = open_store(project)
-    run_id = _find_run(client, study_id) or _start(client, name, study_id, definition["model"])
-    client.update_run(run_id, "RUNNING")
-    with closing(client, run_id):
-        client.log_batch(run_id, params=[Param(key, str(value)) for key, value in definition.items()])
-        if not client.get_run(run_id).inputs.dataset_inputs:
-            log_split(client, project, run_id, None, context="tuning")
-        yield StudyRun(client, run_id)
+    record = StudyRun.find(client, study_id) or _start(client, name, study_id, definition["model"])
+    client.update_run(record.run_id, "RUNNING")
+    with ending(lambda status: client.set_terminated(record.run_id, status)):
+        client.log_batch(record.run_id, params=[Param(key, str(value)) for key, value in definition.items()])
+        if not client.get_run(record.run_id).inputs.dataset_inputs:
+            log_split(client, project, record.run_id, None, context="tuning")
+        yield record
 
 
-def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> str:
-    """Start the run of a study; return its id."""
+def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> StudyRun:
     tags = {
         STUDY: study_id,
         "model": model,
@@ -209,11 +186,4 @@ def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> str:
         "mlflow.user": getpass.getuser(),
     }
     experiment = client.get_experiment_by_name(tuning_experiment_name())
-    return client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id
-
-
-def _find_run(client: "MlflowClient", study_id: str) -> str | None:
-    """Return the id of the study's run, if there is one."""
-    experiment = client.get_experiment_by_name(tuning_experiment_name())
-    found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
-    return found[0].info.run_id if found else None
+    return StudyRun(client, client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id)

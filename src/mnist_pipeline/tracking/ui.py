@@ -4,10 +4,10 @@ import os
 import sys
 from typing import Never
 
-from mnist_pipeline.console import say
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.project import Project
-from mnist_pipeline.tracking.redaction import public_uri
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.store import open_store, tracking_uri
 
 

@@ -1,57 +1,68 @@
 """Which images each step of a training sees: an order that depends on (seed, epoch) and nothing else."""
 
-from typing import Any
-
-import keras
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import ModelParams
+from mnist_pipeline.data.params import CLASSES
+from mnist_pipeline.training.params import Training
 
-CLASSES = 10
 VALIDATION_BATCH = 1_000
 """Images per validation step: large enough to keep two cores busy, small enough for any memory."""
 
 
-def steps_per_epoch(model: ModelParams, images: int) -> int:
+def steps_per_epoch(training: Training, images: int, replicas: int = 1) -> int:
     """Return the number of full batches in `images`; the remainder of each epoch's shuffle waits for another epoch.
 
     Raises:
-        UserError: not even one.
+        UserError: not even one, or the devices cannot share a batch evenly, as Keras needs it.
     """
-    if steps := images // model.training.batch_size:
+    if training.batch_size % replicas:
+        raise UserError(
+            f"params.yaml: training.batch_size is {training.batch_size}, which {replicas} devices cannot share evenly: "
+            f"make it a multiple of {replicas}, or hide devices with CUDA_VISIBLE_DEVICES."
+        )
+    if steps := images // training.batch_size:
         return steps
     raise UserError(
-        f"params.yaml: training.batch_size is {model.training.batch_size}, more than the {images} training images: "
+        f"params.yaml: training.batch_size is {training.batch_size}, more than the {images} training images: "
         "lower it, or lower split.validation_size."
     )
 
 
-def batches(images: int, batch_size: int, epochs: int, seed: int, *, first_epoch: int = 0) -> tf.data.Dataset:
-    """Yield (indices, positions) per step, int64 (batch,) each: which images, and where in the whole training.
+def training_batches(data: Subset, training: Training, seed: int, *, first_epoch: int = 0) -> tf.data.Dataset:
+    """Yield (pixels, targets) per step, uint8 (batch, 28, 28) and float32 (batch, 10), from `first_epoch` to the last.
 
-    Each epoch is a new permutation that depends on (seed, epoch) alone. A position counts examples from the start of
-    the training, so that augmentation can derive its draws from it wherever the training runs or resumes.
+    Each epoch is a new permutation that depends on (seed, epoch) alone, wherever the training runs or resumes. Labels
+    are smoothed here and not in the loss, so that the validation loss is that of the labels as they are.
     """
-    per_epoch = images // batch_size * batch_size
+    smoothing = training.label_smoothing
+    pixels, targets = tf.constant(data.images), tf.constant(_one_hot(data) * (1 - smoothing) + smoothing / CLASSES)
+    kept = steps_per_epoch(training, len(data)) * training.batch_size
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(  # pyright: ignore[reportAttributeAccessIssue]
-            tf.range(images, dtype=tf.int64),
-            seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
-            alg="philox",
-        )[:per_epoch]
-        positions = epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices((order, positions)).batch(batch_size, drop_remainder=True)
+            tf.range(len(data), dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), epoch]), alg="philox"
+        )
+        return tf.data.Dataset.from_tensor_slices(order[:kept]).batch(training.batch_size, drop_remainder=True)
 
-    return _untuned(tf.data.Dataset.range(first_epoch, epochs).flat_map(one_epoch).prefetch(2))
+    def fetch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(pixels, indices), tf.gather(targets, indices)
+
+    epochs = tf.data.Dataset.range(first_epoch, training.epochs)
+    return _untuned(epochs.flat_map(one_epoch).map(fetch).prefetch(2))
 
 
-def validation_batches(validation: Subset) -> tf.data.Dataset:
-    """Yield (images, targets), float32 (batch, 28, 28) and (batch, 10), in order."""
-    slices = tf.data.Dataset.from_tensor_slices((tf.constant(validation.images), tf.constant(one_hot(validation))))
-    return _untuned(slices.batch(VALIDATION_BATCH))
+def validation_batches(validation: Subset, replicas: int = 1) -> tf.data.Dataset:
+    """Yield (pixels, targets), uint8 (batch, 28, 28) and float32 (batch, 10), in order.
+
+    All but the last can be shared evenly by `replicas`: Keras averages the first over them to learn its shape.
+    """
+    slices = tf.data.Dataset.from_tensor_slices((validation.images, _one_hot(validation)))
+    even = min(VALIDATION_BATCH, len(validation)) // replicas * replicas
+    return _untuned(slices.batch(max(even, 1)))
 
 
 def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -65,6 +76,6 @@ def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def one_hot(subset: Subset) -> Any:
+def _one_hot(subset: Subset) -> NDArray[np.float32]:
     """Return the labels as targets, float32 (n, 10)."""
-    return keras.utils.to_categorical(subset.labels, CLASSES)
+    return np.eye(CLASSES, dtype=np.float32)[subset.labels]

@@ -1,4 +1,4 @@
-"""What happens between the epochs of a training, as Keras callbacks."""
+"""What happens around each epoch of a training, as one Keras callback."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,142 +6,114 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import Training
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.training.checkpoint import Checkpoint, State
-from mnist_pipeline.training.history import Epoch, Monitor, best_epoch
+from mnist_pipeline.training.history import Epoch, best_epoch
+from mnist_pipeline.training.params import Training
 
 if TYPE_CHECKING:
     import numpy as np
 
-
-LOGS = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "validation_loss": "val_loss",
-    "validation_accuracy": "val_accuracy",
-}
-"""Our names for Keras' logs."""
 DIGITS = 6
-"""Decimals that are kept: Keras' metrics are float32, and 4895 of 5000 should read 0.979."""
-
+"""Digits that are kept of Keras' metrics, which are float32: 4895 of 5000 should read 0.979."""
 DIVERGED = 100.0
 """A loss that is forty times that of guessing (2.3) will not come back to anything useful."""
-
-Weights = Sequence["np.ndarray[Any, Any]"]
 
 OnEpoch = Callable[[Epoch], bool | None]
 """Called after each epoch; `True` asks the training to stop here."""
 
 
-class EpochRecorder(keras.callbacks.Callback):
-    """Turns Keras' logs into an `Epoch`, appends it to the history, and ends a training that diverged."""
+class EpochEnd(keras.callbacks.Callback):
+    """Records each epoch, keeps the best weights, saves a checkpoint and tells the caller, in this order.
 
-    def __init__(self, history: list[Epoch]) -> None:
-        super().__init__()
-        self._history = history
-        self._started = 0.0
+    Validation is done with the averaged weights where there are any. Keras' own `SwapEMAWeights` swaps by adding and
+    subtracting, which rounds the trained weights at every validation; here they are put aside and put back exactly.
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Start the epoch's clock."""
-        self._started = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Record the epoch."""
-        logs = logs or {}
-        record = Epoch(
-            epoch=epoch + 1,
-            **{ours: round(float(logs[keras_name]), DIGITS) for ours, keras_name in LOGS.items()},
-            learning_rate=float(self.model.optimizer.learning_rate),
-            seconds=time.perf_counter() - self._started,
-        )
-        if not (record.loss < DIVERGED and record.validation_loss < DIVERGED):  # so that NaN is caught, too
-            raise UserError(
-                f"Training diverged in epoch {record.epoch}: the loss is {record.loss:g}, the validation loss "
-                f"{record.validation_loss:g}; lower training.optimizer.learning_rate in params.yaml."
-            )
-        self._history.append(record)
-
-
-class BestWeights(keras.callbacks.Callback):
-    """Validates with the averaged weights where there are any, and keeps those of the best epoch in `history`.
-
-    Keras' own `SwapEMAWeights` swaps by adding and subtracting, which rounds the trained weights at every validation;
-    here they are put aside and put back exactly.
+    Args:
+        training: which epoch is the best, and when to stop.
+        variables: of the network, to be saved.
+        checkpoint: where to save; None saves nothing.
+        state: what a killed training has saved; None if this one starts from the beginning.
+        on_epoch: is told of each epoch.
     """
 
-    def __init__(self, history: list[Epoch], training: Training, best: Weights = ()) -> None:
+    def __init__(
+        self,
+        training: Training,
+        variables: Sequence[Any],
+        checkpoint: Checkpoint | None,
+        state: State | None,
+        on_epoch: OnEpoch,
+    ) -> None:
         super().__init__()
-        self.best = best
-        self._history = history
-        self._monitor: Monitor = training.monitor
-        self._patience = training.early_stopping
-        self._live: Weights = ()
-        self._validated: Weights = ()
+        self.history: list[Epoch] = [*state.history] if state else []
+        self.best: Sequence[np.ndarray[Any, Any]] = state.best if state else ()
+        """Weights of the best epoch so far."""
+        self._training, self._variables = training, variables
+        self._checkpoint, self._on_epoch = checkpoint, on_epoch
+        self._started = time.perf_counter() - (state.seconds if state else 0.0)
+        self._live: Sequence[np.ndarray[Any, Any]] = ()
+        self._validated: Sequence[np.ndarray[Any, Any]] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the training so far, that before an interruption included."""
+        return time.perf_counter() - self._started
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or as many as patience allows have passed without a better one."""
+        if len(self.history) >= self._training.epochs:
+            return True
+        patience = self._training.early_stopping
+        if not patience or not self.history:
+            return False
+        return len(self.history) - best_epoch(self.history, self._training.monitor).epoch >= patience
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Put the averaged weights in."""
-        if averages := self._averages():
-            self._live = [variable.numpy() for variable in self.model.trainable_variables]
-            for variable, average in zip(self.model.trainable_variables, averages, strict=True):
-                variable.assign(average)
+        self._live = [variable.numpy() for variable in self.model.trainable_variables]
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Remember what was validated, and go on with the trained weights."""
-        self._validated = self.model.network.get_weights()
-        for variable, live in zip(self.model.trainable_variables, self._live, strict=False):
+        self._validated = self.model.get_weights()
+        for variable, live in zip(self.model.trainable_variables, self._live, strict=True):
             variable.assign(live)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keep the weights if they are the best so far; stop when patience runs out."""
-        if best_epoch(self._history, self._monitor) is self._history[-1]:
+        """Record, choose, save, tell: each needs what the one before it did."""
+        record = _record(epoch + 1, logs or {}, float(self.model.optimizer.learning_rate))
+        self.history.append(record)
+        if best_epoch(self.history, self._training.monitor) is record:
             self.best = self._validated
-        if self.out_of_patience():
-            self.model.stop_training = True
-
-    def out_of_patience(self) -> bool:
-        """Return whether as many epochs as patience allows have passed without a better one."""
-        if not self._patience or not self._history:
-            return False
-        return len(self._history) - best_epoch(self._history, self._monitor).epoch >= self._patience
-
-    def _averages(self) -> list[Any]:
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        return optimizer._model_variables_moving_average if optimizer.use_ema else []
-
-
-class Checkpointer(keras.callbacks.Callback):
-    """Saves what a resumed training needs, after each epoch."""
-
-    def __init__(self, checkpoint: Checkpoint, history: list[Epoch], best: BestWeights, seconds: float) -> None:
-        super().__init__()
-        self._checkpoint = checkpoint
-        self._history = history
-        self._best = best
-        self._started = time.perf_counter() - seconds
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save."""
-        self._checkpoint.save(
-            State(
-                network=[variable.numpy() for variable in self.model.network.variables],
-                optimizer=[variable.numpy() for variable in self.model.optimizer.variables],
-                best=self._best.best,
-                history=self._history,
-                seconds=time.perf_counter() - self._started,
+        if self._checkpoint:
+            network, optimizer = (
+                [variable.numpy() for variable in variables]
+                for variables in (self._variables, self.model.optimizer.variables)
             )
-        )
-
-
-class EpochReporter(keras.callbacks.Callback):
-    """Hands each epoch on, and stops the training when asked to."""
-
-    def __init__(self, history: list[Epoch], on_epoch: OnEpoch) -> None:
-        super().__init__()
-        self._history = history
-        self._on_epoch = on_epoch
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Report."""
-        if self._on_epoch(self._history[-1]):
+            self._checkpoint.save(State(network, optimizer, self.best, self.history, self.seconds))
+        if self._on_epoch(record) or self.is_over:
             self.model.stop_training = True
+
+
+def _record(epoch: int, logs: dict[str, Any], learning_rate: float) -> Epoch:
+    """Return what Keras' logs say of an epoch.
+
+    Raises:
+        UserError: the training diverged.
+    """
+    names = {
+        "loss": "loss",
+        "accuracy": "accuracy",
+        "validation_loss": "val_loss",
+        "validation_accuracy": "val_accuracy",
+    }
+    values = {ours: round(float(logs[keras_name]), DIGITS) for ours, keras_name in names.items()}
+    record = Epoch(epoch=epoch, **values, learning_rate=float(f"{learning_rate:.{DIGITS}g}"))
+    if not (record.loss < DIVERGED and record.validation_loss < DIVERGED):  # so that NaN is caught, too
+        raise UserError(
+            f"Training diverged in epoch {epoch}: the loss is {record.loss:g}, the validation loss "
+            f"{record.validation_loss:g}; lower training.optimizer.learning_rate in params.yaml."
+        )
+    return record

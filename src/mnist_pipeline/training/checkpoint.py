@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_pipeline.console import warn
-from mnist_pipeline.files import atomic_path
+from mnist_pipeline.core.console import warn
+from mnist_pipeline.core.files import atomic_path
 from mnist_pipeline.training.history import Epoch
 
 Arrays = Sequence[NDArray[Any]]
@@ -46,7 +47,7 @@ class Checkpoint:
     path: Path
     key: str
     run_id: str = ""
-    """Of the MLflow run that the training reports to, so that it can be continued."""
+    """Id of the MLflow run that the training reports to, so that it can be continued."""
 
     def save(self, state: State) -> None:
         """Replace the checkpoint by `state`, atomically."""
@@ -62,10 +63,18 @@ class Checkpoint:
         with atomic_path(self.path) as temporary:
             np.savez(temporary, about=np.array(json.dumps(about)), **arrays)  # pyright: ignore[reportArgumentType]
 
-    def load(self) -> State | None:
-        """Return the state to resume from; None if there is none, it is damaged, or other inputs made it."""
+    def load(self, shapes: Sequence[Sequence[int]] | None = None) -> State | None:
+        """Return the state to resume from; None if there is none, it is damaged, or belongs to other inputs.
+
+        Args:
+            shapes: of the variables of the network, which the saved ones must have; None does not check.
+        """
         about, arrays = self._read()
         if about.get("key") != self.key:
+            return None
+        found = [arrays[f"network_{index}"].shape for index in range(about["network"])]
+        if shapes is not None and found != [tuple(shape) for shape in shapes]:
+            self._put_aside("it holds another network")
             return None
         groups = {
             name: [arrays[f"{name}_{index}"] for index in range(about[name])]
@@ -94,22 +103,28 @@ class Checkpoint:
             return json.loads(str(arrays.pop("about"))), arrays
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             if not only_about:  # or it would be said twice
-                warn(f"{self.path} is damaged ({error}) and is ignored: the training starts from the beginning.")
+                self._put_aside(str(error))
             return {}, {}
+
+    def _put_aside(self, reason: str) -> None:
+        aside = self.path.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.path.replace(aside)
+        warn(f"{self.path} is damaged ({reason}) and was moved to {aside}: the training starts from the beginning.")
 
 
 def training_key(inputs: Mapping[str, str]) -> str:
     """Return the digest of everything that decides a training's result.
 
     Args:
-        inputs: parameters, data hashes, device and the like, by name. The code of the models and training rooms and the
-            versions of TensorFlow and Keras are added here.
+        inputs: parameters, data hashes, device and the like, by name. The code of the packages `models` and `training`
+            and the versions of TensorFlow and Keras are added here.
     """
     package = Path(__file__).parents[1]
     code = {
-        f"{room}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
-        for room in ("models", "training")
-        for file in sorted((package / room).glob("*.py"))
+        f"{name}/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest()
+        for name in ("models", "training")
+        for file in sorted((package / name).glob("*.py"))
     }
-    versions = {name: version(name) for name in ("tensorflow", "keras")}
+    versions = {library: version(library) for library in ("tensorflow", "keras")}
     return hashlib.sha256(json.dumps({**inputs, **code, **versions}, sort_keys=True).encode()).hexdigest()

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from mnist_pipeline.console import quiet_native_logs
-from mnist_pipeline.errors import UserError
+from mnist_pipeline.core.console import quiet_native_logs
+from mnist_pipeline.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Device:
     """What TensorFlow computes on."""
 
     kind: Literal["cpu", "gpu"]
-    """What was chosen."""
+    """Kind of device that was chosen."""
     names: tuple[str, ...]
     """The devices taken, such as `/device:GPU:0`."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]

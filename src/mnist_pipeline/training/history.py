@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from mnist_pipeline.files import atomic_path
+from mnist_pipeline.core.files import atomic_path
 
 Monitor = Literal["accuracy", "loss"]
 """Which number on the validation split tells the best epoch."""
@@ -16,19 +16,17 @@ class Epoch:
     """What one pass over the training images came to. Accuracies lie in [0, 1], losses are mean cross-entropies."""
 
     epoch: int
-    """From 1."""
+    """Number of the epoch, from 1."""
     loss: float
-    """Of the training batches as they were seen: augmented, smoothed, with dropout."""
+    """Loss on the training batches as they were seen: augmented, smoothed, with dropout."""
     accuracy: float
-    """Of the same."""
+    """Share of the same images that was right, in [0, 1]."""
     validation_loss: float
-    """On the validation split, with the weights that would be kept."""
+    """Loss on the validation split, with the weights that would be kept."""
     validation_accuracy: float
-    """Of the same."""
+    """Share of the validation split that was right, with the same weights."""
     learning_rate: float
-    """At the end of the epoch."""
-    seconds: float
-    """Wall time of the epoch, validation included."""
+    """Learning rate at the end of the epoch."""
 
     def rank(self, monitor: Monitor) -> tuple[float, float]:
         """Higher is better: the validation accuracy or loss, ties by the other."""

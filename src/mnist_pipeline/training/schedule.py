@@ -2,24 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mnist_pipeline.params import Adam, AdamW, Constant, Cosine, OneCycle, RmsProp, Schedule, Sgd, Training
+from mnist_pipeline.training.params import Adam, AdamW, Constant, Cosine, OneCycle, RmsProp, Schedule, Sgd, Training
 
 if TYPE_CHECKING:
     import keras
 
 
-def build_optimizer(training: Training, total_steps: int, peak: Any = None) -> "keras.optimizers.Optimizer":
-    """Build the optimizer whose learning rate follows the schedule over `total_steps`.
-
-    Args:
-        training: its parameters.
-        total_steps: of the whole training.
-        peak: the learning rate at its highest, as a variable that may change later; None takes it from `training`.
-    """
+def build_optimizer(training: Training, total_steps: int) -> "keras.optimizers.Optimizer":
+    """Build the optimizer, with a learning rate that follows the schedule over `total_steps` of the whole training."""
     from keras import optimizers
 
-    peak = training.optimizer.learning_rate if peak is None else peak
-    common: dict[str, Any] = {"learning_rate": build_schedule(training.schedule, total_steps, peak)}
+    learning_rate = build_schedule(training.schedule, total_steps, training.optimizer.learning_rate)
+    common: dict[str, Any] = {"learning_rate": learning_rate}
     if training.weight_average:
         common |= {"use_ema": True, "ema_momentum": training.weight_average}
     match training.optimizer:
@@ -34,14 +28,14 @@ def build_optimizer(training: Training, total_steps: int, peak: Any = None) -> "
 
 
 def build_schedule(
-    schedule: Schedule, total_steps: int, peak: Any
-) -> "keras.optimizers.schedules.LearningRateSchedule":
-    """Build the learning rate as a function of the optimizer's step; `peak` is a number or a variable."""
+    schedule: Schedule, total_steps: int, peak: float
+) -> "float | keras.optimizers.schedules.LearningRateSchedule":
+    """Build the learning rate as a function of the optimizer's step, `peak` at its highest; or `peak` throughout."""
     from keras.optimizers import schedules
 
     match schedule:
         case Constant():
-            return _constant(peak)
+            return peak
         case Cosine(warmup=0):
             return schedules.CosineDecay(peak, total_steps)
         case Cosine(warmup=warmup):
@@ -51,22 +45,7 @@ def build_schedule(
             return _one_cycle(peak, total_steps, warmup)
 
 
-def _constant(peak: Any) -> "keras.optimizers.schedules.LearningRateSchedule":
-    """Build the schedule that is none: an optimizer takes a learning rate in a variable only from a schedule."""
-    import tensorflow as tf
-    from keras.optimizers import schedules
-
-    class ConstantSchedule(schedules.LearningRateSchedule):
-        def __call__(self, step: Any) -> Any:
-            return tf.convert_to_tensor(peak)
-
-        def get_config(self) -> dict[str, Any]:
-            return {"peak": float(peak)}
-
-    return ConstantSchedule()
-
-
-def _one_cycle(peak: Any, total_steps: int, warmup: float) -> "keras.optimizers.schedules.LearningRateSchedule":
+def _one_cycle(peak: float, total_steps: int, warmup: float) -> "keras.optimizers.schedules.LearningRateSchedule":
     """Build the schedule that Keras lacks (Smith and Topin 2018, with the cosine legs of fastai and PyTorch)."""
     import math
 
@@ -86,7 +65,7 @@ def _one_cycle(peak: Any, total_steps: int, warmup: float) -> "keras.optimizers.
             )
 
         def get_config(self) -> dict[str, Any]:
-            return {"peak": float(peak), "total_steps": total_steps, "warmup": warmup}
+            return {"peak": peak, "total_steps": total_steps, "warmup": warmup}
 
     def _half_cosine(first: Any, last: Any, share: Any) -> Any:
         return last + (first - last) * (1 + tf.cos(math.pi * share)) / 2

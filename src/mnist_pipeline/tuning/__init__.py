@@ -1,1 +1,1 @@
-"""Studies that search better parameters, with the pipeline's own trainer. The only room that imports Optuna."""
+"""Studies that search better parameters, with the pipeline's own trainer. The only package that imports Optuna."""

@@ -1,23 +1,19 @@
 """A study's figures, by Optuna: as pictures, and as one page to explore, which needs no network."""
 
 import warnings
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.trial import TrialState
 
-from mnist_pipeline.tuning.outcome import goal_of
-from mnist_pipeline.tuning.report import importances_of, simplified
+from mnist_pipeline.tuning.results import complete_of, goal_of, importances_of, simplified
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEWEST = 2
-"""Complete trials without which there is nothing to see."""
 INCHES_PER_AXIS = 1.2
-"""So much room the axes of parallel coordinates need for their numbers."""
+"""Width that each axis of parallel coordinates needs for its numbers."""
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>
@@ -33,7 +29,7 @@ def draw(study: optuna.Study) -> "dict[str, Figure]":
     import numpy as np
     from optuna.visualization import matplotlib as plots
 
-    with _quietly(), plt.rc_context():
+    with warnings.catch_warnings(action="ignore"), plt.rc_context():  # Optuna calls its figures experimental
         plt.switch_backend("agg")  # Optuna draws through pyplot, which would look for a screen
         figures = {name: np.ravel(plot())[0].figure for name, plot in _plots(plots, study).items()}
         for figure in figures.values():
@@ -47,7 +43,7 @@ def page(study: optuna.Study) -> str | None:
     """Return the figures as an HTML page with all the code that it needs (5 MB); None while there is nothing to see."""
     from optuna import visualization
 
-    with _quietly():
+    with warnings.catch_warnings(action="ignore"):
         figures = [plot() for plot in _plots(visualization, study).values()]
     if not figures:
         return None
@@ -57,31 +53,16 @@ def page(study: optuna.Study) -> str | None:
 
 def _plots(library: Any, study: optuna.Study) -> dict[str, Callable[[], Any]]:
     """Return what to draw, by name, with either of Optuna's two libraries, whose functions have the same names."""
-    if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) < FEWEST:
+    if len(complete_of(study)) < 2:
         return {}
     goal, simple = goal_of(study), simplified(study)
     name = f"validation {goal.number}"
     plots: dict[str, Callable[[], Any]] = {
-        "optimization_history": lambda: library.plot_optimization_history(simple, target_name=name),
-        "parallel_coordinate": lambda: library.plot_parallel_coordinate(simple, target_name=name),
-        "slice": lambda: library.plot_slice(simple, target_name=name),
+        kind: partial(getattr(library, f"plot_{kind}"), simple, target_name=name)
+        for kind in ("optimization_history", "parallel_coordinate", "slice")
     }
     if importances_of(study):
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        plots["importances"] = lambda: library.plot_param_importances(simple, evaluator=evaluator, target_name=name)
+        plots["importances"] = partial(library.plot_param_importances, simple, target_name=name)
     if goal.small:
-        plots["pareto_front"] = lambda: library.plot_pareto_front(study, target_names=[name, "weights"])
+        plots["pareto_front"] = partial(library.plot_pareto_front, study, target_names=[name, "weights"])
     return plots
-
-
-@contextmanager
-def _quietly() -> Generator[None]:
-    """Keep to ourselves that Optuna calls its figures experimental, and what it remarks on few trials."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(verbosity)

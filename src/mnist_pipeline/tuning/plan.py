@@ -3,50 +3,92 @@
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.files import file_digest, require
-from mnist_pipeline.params import ModelParams, Params
-from mnist_pipeline.project import Project
-from mnist_pipeline.tuning.goal import Goal, find_goal
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import file_digest, require
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import MADE_BY, train_file, validation_file
+from mnist_pipeline.training.history import Epoch, Monitor
+from mnist_pipeline.training.params import ModelParams, Params
+from mnist_pipeline.tuning.params import tune_params
 from mnist_pipeline.tuning.space import Space, apply, fixed_values, space_of
 
-SUBSETS = ("train", "validation")
-"""The data that a study reads. The test split is not for choosing."""
 EPOCHS = "training.epochs"
 MONITOR = "training.monitor"
 """The parameter that says which validation number chooses the best epoch: that of the goal, in every trial."""
-SPACE = "space."
-"""Prefix of the ranges in a definition."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is good in a trial. All numbers are those of its best epoch, on the validation split."""
+
+    number: Monitor
+    """What decides, and by which the best epoch is chosen, too: the accuracy in [0, 1] or the mean cross-entropy."""
+    small: bool = False
+    """Whether few weights are wanted as well: then there is no single best trial, but a Pareto front."""
+
+    @property
+    def directions(self) -> list[Literal["maximize", "minimize"]]:
+        """Which way each of a trial's values should go: the number, and the weights if they count."""
+        return ["maximize" if self.number == "accuracy" else "minimize", *(["minimize"] if self.small else [])]
+
+    def measure(self, epoch: Epoch) -> float:
+        """Return the number that decides."""
+        return epoch.validation_accuracy if self.number == "accuracy" else epoch.validation_loss
+
+    def rank(self, values: Sequence[float]) -> tuple[float, ...]:
+        """Return the values that count such that higher is better in each place, and the first place counts most."""
+        signed = zip(values, self.directions, strict=False)  # weights may be there that do not count
+        return tuple(value if direction == "maximize" else -value for value, direction in signed)
+
+    def text(self, values: Sequence[float]) -> str:
+        """Return the values as people read them."""
+        return self.number_text(values[0]) + (f", {values[1]:,.0f} weights" if self.small else "")
+
+    def number_text(self, value: float, sign: str = "") -> str:
+        """Return the number that decides as people read it: `98.12%` or `0.0613`; with sign `+`, a difference."""
+        return f"{value:{sign}.2%}" if self.number == "accuracy" else f"{value:{sign}.4f}"
+
+
+GOALS = {"accuracy": Goal("accuracy"), "loss": Goal("loss"), "accuracy,parameters": Goal("accuracy", small=True)}
+"""What `--objective` may say."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a worker needs to know; it can be sent to another process."""
+    """All that is needed to run trials; it can be sent to another process."""
 
     project: Project
+    """Where the data, the study and the MLflow store are."""
     params: Params
+    """All of `params.yaml`."""
     name: str
-    """Of the model."""
+    """Name of the model."""
     model: ModelParams
     """Its current parameters, with the study's number of epochs and choice of the best one."""
     space: Space
     """What varies."""
-    goal: Goal
-    """What is good."""
+    objective: str
+    """Name of the goal."""
     max_parameters: int | None
     """The most weights that a network may have; None is no limit."""
     study: str
     """Name of the study."""
     trials: int
-    """How many must end complete, pruned or found too large."""
+    """How many must end complete, pruned or found too large, those of earlier sessions included."""
     timeout: str | None
-    """How long trials may start, as the user wrote it; None is for ever."""
+    """How long trials may start, as the user wrote it, such as `30m`; None is for ever."""
     until: float | None
-    """So no trial starts after this (seconds since 1970)."""
+    """Time after which no trial starts, in seconds since 1970."""
+
+    @property
+    def goal(self) -> Goal:
+        """What is good."""
+        return GOALS[self.objective]
 
     @property
     def file(self) -> Path:
@@ -59,53 +101,28 @@ class Plan:
         return self.until is not None and time.time() >= self.until
 
     @property
-    def length(self) -> str:
-        """How long one trial may be, in words."""
-        epochs = self.model.training.epochs
-        return f"{epochs} epoch{'' if epochs == 1 else 's'} each at most"
-
-    @property
-    def budget(self) -> str:
-        """What the study may cost, in words."""
-        limits = [f"{self.trials} trials", self.length]
-        return ", ".join([*limits, f"{self.timeout} at most"] if self.timeout else limits)
-
-    @property
     def pruner(self) -> Literal["percentile", "hyperband", "none"]:
         """Which trials stop early: none where two values decide, because accuracy alone says little then."""
-        return "none" if self.goal.small else self.params.tune.pruner
-
-    def check_adoptable(self) -> None:
-        """Check that the study will have one best trial, which can be adopted without being asked for.
-
-        Raises:
-            UserError: it will have a Pareto front.
-        """
-        if self.goal.small:
-            raise UserError(
-                f"--adopt cannot choose from the Pareto front of --objective {self.goal.name}: leave it out, look at "
-                f"`mnist study show {self.study}`, and choose with `mnist adopt {self.study} --trial N`."
-            )
+        return "none" if self.goal.small else tune_params(self.params).pruner
 
     def definition(self) -> dict[str, Any]:
-        """Return what makes this study this one and not another, as flat JSON.
+        """Return all that makes the study this one and not another, as flat JSON.
 
         The current values of what varies are no part of it: adopting the winner must not end the study.
         """
-        data = {subset: require(self.project.split / f"{subset}.npz", "mnist split") for subset in SUBSETS}
+        data = [train_file(self.project.split), validation_file(self.project.split)]
         return {
             "model": self.name,
-            "objective": self.goal.name,
+            "objective": self.objective,
             "max_parameters": self.max_parameters or "none",
             "seed": self.params.seed,
-            **{f"data.{subset}": file_digest(file) for subset, file in data.items()},
+            **{f"data.{file.stem}": file_digest(require(file, MADE_BY)) for file in data},
             **fixed_values(self.space, self.model),
-            **{f"{SPACE}{path}": text for path, text in self.space_as_text().items()},
+            **{
+                f"space.{path}": json.dumps(values.model_dump(exclude_defaults=True))
+                for path, values in self.space.items()
+            },
         }
-
-    def space_as_text(self) -> dict[str, str]:
-        """Return each range as JSON."""
-        return {path: json.dumps(values.model_dump(exclude_defaults=True)) for path, values in self.space.items()}
 
 
 def make_plan(
@@ -119,44 +136,33 @@ def make_plan(
     epochs: int | None = None,
     objective: str = "accuracy",
     max_parameters: int | None = None,
+    adopt: bool = False,
 ) -> Plan:
-    """Check what the user asked for.
+    """Check what the user asked for; what each argument means stands at the field of `Plan`.
 
-    Args:
-        project: whose data and store.
-        params: all of `params.yaml`.
-        name: of the model.
-        trials: how many must end complete, pruned or found too large, those of earlier sessions included.
-        timeout: how long trials may start, such as `30m`; None is for ever.
-        study: its name; the model's if None.
-        epochs: of each trial; the model's own if None.
-        objective: the name of a goal.
-        max_parameters: the most weights that a network may have.
+    A study without a name has the model's, trials without a number of epochs have the model's own, and `adopt` says
+    that the study's best trial is to be adopted without being asked for.
 
     Raises:
         UserError: the space, the name, the time, the epochs or the objective cannot be used.
     """
-    space, goal = space_of(params, name), find_goal(objective)
-    study = study or name
+    space, study = space_of(params, name), study or name
+    if objective not in GOALS:
+        raise UserError(f"--objective {objective!r} is not known: choose one of {'; '.join(GOALS)}.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", study):
         raise UserError(f"--study {study!r} cannot name a file: use letters, digits, - and _, 61 characters at most.")
     if epochs and EPOCHS in space:
         raise UserError(f"--epochs and tune.space.{name}.{EPOCHS} exclude each other: leave one out.")
     if MONITOR in space:
         raise UserError(f"tune.space.{name}.{MONITOR} cannot vary: --objective says which number decides.")
-    return Plan(
-        project=project,
-        params=params,
-        name=name,
-        model=apply(params.model(name), {MONITOR: goal.number, **({EPOCHS: epochs} if epochs else {})}),
-        space=space,
-        goal=goal,
-        max_parameters=max_parameters,
-        study=study,
-        trials=trials,
-        timeout=timeout,
-        until=time.time() + parse_duration(timeout) if timeout else None,
-    )
+    if adopt and GOALS[objective].small:
+        raise UserError(
+            f"--adopt cannot choose from the Pareto front of --objective {objective}: leave it out, look at "
+            f"`mnist study show {study}`, and choose with `mnist adopt {study} --trial N`."
+        )
+    fixed = {MONITOR: GOALS[objective].number, **({EPOCHS: epochs} if epochs else {})}
+    model, until = apply(params.model(name), fixed), time.time() + parse_duration(timeout) if timeout else None
+    return Plan(project, params, name, model, space, objective, max_parameters, study, trials, timeout, until)
 
 
 def parse_duration(text: str) -> float:

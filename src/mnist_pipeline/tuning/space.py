@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mnist_pipeline.errors import UserError
-from mnist_pipeline.params import Choice, FloatRange, IntRange, ModelParams, Params
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.training.params import ModelParams, Params
+from mnist_pipeline.tuning.params import Choice, FloatRange, IntRange, tune_params
 
 Space = Mapping[str, FloatRange | IntRange | Choice]
 Values = Mapping[str, Any]
@@ -23,12 +24,12 @@ def space_of(params: Params, name: str) -> Space:
     Raises:
         UserError: the model has none, or `check_space` refuses it.
     """
-    model = params.model(name)
-    if name not in params.tune.space:
-        raise UserError(f"params.yaml has no search space tune.space.{name}: add one, or tune one of {_tuned(params)}.")
-    space = params.tune.space[name]
-    check_space(space, model, name)
-    return space
+    model, spaces = params.model(name), tune_params(params).space
+    if name not in spaces:
+        tuned = ", ".join(known for known in spaces if known in params.models) or "those that have one (none yet)"
+        raise UserError(f"params.yaml has no search space tune.space.{name}: add one, or tune one of {tuned}.")
+    check_space(spaces[name], model, name)
+    return spaces[name]
 
 
 def check_space(space: Space, model: ModelParams, name: str) -> None:
@@ -46,9 +47,12 @@ def check_space(space: Space, model: ModelParams, name: str) -> None:
         for other in space:
             if path.startswith(f"{other}."):
                 raise UserError(f"{where} is a part of {other}, which varies too: keep one of the two.")
-        for value in _extremes(values):
-            if reason := _refusal(model, {path: value}):
-                raise UserError(f"{where} reaches {value!r}, which models.{name} refuses: {reason}.")
+        # If the model takes the ends of a range, it takes what lies between.
+        for value in values.values if isinstance(values, Choice) else (values.low, values.high):
+            try:
+                _replaced(model, {path: value})
+            except ValidationError as error:
+                raise UserError(f"{where} reaches {value!r}, which models.{name} refuses: {_reason(error)}.") from error
         if not _contains(values, nodes[path]):
             raise UserError(
                 f"{where} leaves out the current value {nodes[path]!r}, with which every study starts: include it."
@@ -62,7 +66,7 @@ def apply(model: ModelParams, values: Values) -> ModelParams:
         UserError: the model refuses this combination of values.
     """
     try:
-        return ModelParams.model_validate(_replaced(model, values))
+        return _replaced(model, values)
     except ValidationError as error:
         chosen = ", ".join(f"{path} {value}" for path, value in values.items())
         raise UserError(f"The model refuses {chosen}: {_reason(error)}.") from error
@@ -70,8 +74,7 @@ def apply(model: ModelParams, values: Values) -> ModelParams:
 
 def current_values(space: Space, model: ModelParams) -> dict[str, Any]:
     """Return what the model has now at each path of the space."""
-    nodes = parameters_of(model)
-    return {path: nodes[path] for path in space}
+    return {path: value for path, value in parameters_of(model).items() if path in space}
 
 
 def fixed_values(space: Space, model: ModelParams) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _walk(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _walk(value, f"{prefix}{key}.")
 
 
-def _replaced(model: ModelParams, values: Values) -> dict[str, Any]:
+def _replaced(model: ModelParams, values: Values) -> ModelParams:
     tree = model.model_dump(mode="json")
     for path, value in values.items():
         *above, last = path.split(".")
@@ -103,26 +106,12 @@ def _replaced(model: ModelParams, values: Values) -> dict[str, Any]:
         for key in above:
             node = node[int(key)] if isinstance(node, list) else node[key]
         node[int(last) if isinstance(node, list) else last] = value
-    return tree
-
-
-def _refusal(model: ModelParams, values: Values) -> str | None:
-    """Return why the model refuses these values, if it does."""
-    try:
-        ModelParams.model_validate(_replaced(model, values))
-    except ValidationError as error:
-        return _reason(error)
-    return None
+    return ModelParams.model_validate(tree)
 
 
 def _reason(error: ValidationError) -> str:
     message = error.errors()[0]["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "it must be")
-
-
-def _extremes(values: FloatRange | IntRange | Choice) -> tuple[Any, ...]:
-    """Return the values to try: if the model takes the ends of a range, it takes what lies between."""
-    return values.values if isinstance(values, Choice) else (values.low, values.high)
 
 
 def _contains(values: FloatRange | IntRange | Choice, value: Any) -> bool:
@@ -141,7 +130,3 @@ def _nearest(path: str, paths: Mapping[str, Any]) -> str:
     if close:
         return f"; the nearest is {close[0]}"
     return f"; it has {', '.join(paths)}"
-
-
-def _tuned(params: Params) -> str:
-    return ", ".join(name for name in params.tune.space if name in params.models) or "those that have one (none yet)"

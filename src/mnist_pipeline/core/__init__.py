@@ -1,0 +1,1 @@
+"""What every package needs: paths, atomic files, the console, errors, reading params.yaml."""

@@ -1,0 +1,43 @@
+"""A model's test report: everything under `reports/<name>/`."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.files import atomic_path
+from mnist_pipeline.data.dataset import Subset
+from mnist_pipeline.evaluation import figures
+from mnist_pipeline.evaluation.metrics import Metrics, evaluate_predictions, reliability_table
+
+
+def write_report(folder: Path, name: str, test: Subset, probabilities: NDArray[np.float32]) -> Metrics:
+    """Judge a model's predictions on the test split, float32 (n, 10), and write the report into `folder`.
+
+    Writes `confusion.csv` and `calibration.csv` (for `dvc plots`) and the PNG files in `figures/`; `name` is the
+    model's, for their titles.
+
+    Raises:
+        UserError: the probabilities are not numbers, because training diverged.
+    """
+    answers = test.labels, probabilities
+    metrics = evaluate_predictions(*answers)
+    bins = reliability_table(*answers).query("images > 0")
+    tables = {
+        "confusion": pd.DataFrame({"actual": test.labels, "predicted": probabilities.argmax(axis=1)}),
+        "calibration": bins[["confidence", "accuracy", "images"]].round(4),
+    }
+    for stem, table in tables.items():
+        with atomic_path(folder / f"{stem}.csv") as path:
+            table.to_csv(path, index=False)
+    drawings = {
+        "confusion_matrix": figures.confusion_matrix(name, *answers),
+        "confidently_wrong": figures.confidently_wrong(name, *answers, test.images),
+        "calibration": figures.calibration(name, *answers),
+        "recall": figures.recall(name, *answers),
+    }
+    for stem, figure in drawings.items():
+        with atomic_path(folder / "figures" / f"{stem}.png") as path:
+            figure.savefig(path)
+    return metrics

@@ -1,0 +1,1 @@
+"""What a stage was produced from: DVC's files, git, the environment. Neither MLflow nor Keras."""

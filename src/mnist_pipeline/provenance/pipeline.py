@@ -1,0 +1,100 @@
+"""Reading `dvc.yaml` and `dvc.lock`: what the stages of a pipeline are, and what DVC knows of their last run.
+
+Files are named from the top folder of the repository, so that the pipelines at the root and in `baselines/` speak of
+the same file by the same name.
+
+The two files are read here and not by DVC's own `Repo`, for which 0.6 s were measured against 0.07 s, and which knows
+the models in the matrix alone, while any entry of `models` can be trained by hand, with any seed.
+"""
+
+import json
+import os
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_pipeline.core.project import ModelId, Project
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+Lock = Mapping[str, Mapping[str, Any]]
+"""The stages of `dvc.lock`, by name; their `deps` and `outs` are hashes by path."""
+
+
+def recorded_path(project: Project, path: Path) -> str:
+    """Return what a file is called in a record, from the top of the repository; a relative path starts at `root`."""
+    return Path(os.path.normpath(project.root / path)).relative_to(project.top).as_posix()
+
+
+def stage_of(project: Project, stage: str, model: ModelId) -> str:
+    """Return what DVC calls a stage of one model: `train@cnn`, or `train@cnn-0` where seeds are in the matrix."""
+    has_seeds = "seed" in _stages(project.root, "dvc.yaml").get(stage, {}).get("matrix", {})
+    return f"{stage}@{model.entry}-{model.seed}" if has_seeds else f"{stage}@{model.entry}"
+
+
+def stage_entry(project: Project, stage: str, model: ModelId) -> dict[str, Any] | None:
+    """Return the entry of a stage in `dvc.yaml`, filled in for a model, also one that is not in the matrix.
+
+    None if there is no such stage, or if its matrix has seeds and the model has none.
+    """
+    if (template := _stages(project.root, "dvc.yaml").get(stage)) is None:
+        return None
+    has_seeds = "seed" in template.get("matrix", {})
+    if has_seeds and model.seed is None:
+        return None
+    text = json.dumps(template).replace("${item.model}", model.entry).replace("${item.seed}", str(model.seed))
+    entry = json.loads(text)
+    if model.seed is not None and not has_seeds:
+        entry["cmd"] += f" --seed {model.seed}"
+    return entry
+
+
+def read_lock(project: Project) -> Lock:
+    """Return the stages of `dvc.lock`, and of that at the top of the repository, where the data come from."""
+    lock: dict[str, Mapping[str, Any]] = {}
+    for folder in (project.top, project.root):
+        for name, entry in _stages(folder, "dvc.lock").items():
+            hashes = {
+                role: {recorded_path(project, folder / item["path"]): item["md5"] for item in entry.get(role, [])}
+                for role in ("deps", "outs")
+            }
+            lock[name] = {**entry, **hashes}
+    return lock
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file."""
+    from ruamel.yaml import YAML
+
+    return YAML(typ="safe").load(path) or {}
+
+
+@contextmanager
+def open_dvc(project: Project) -> "Generator[Repo | None]":
+    """Open DVC's cache and remotes; None in a copy of the project without DVC."""
+    from dvc.repo import Repo
+
+    if not (project.home / ".dvc").is_dir():
+        yield None
+        return
+    with Repo(str(project.home), uninitialized=True) as repo:  # uninitialized: also in a copy without git
+        yield repo
+
+
+def cached_object(project: Project, digest: str) -> Path | None:
+    """Return where DVC's cache, wherever its configuration has it, keeps what has this hash; None if it does not."""
+    with open_dvc(project) as dvc:
+        path = Path(dvc.cache.local.oid_to_path(digest)) if dvc else None
+    return path if path and path.is_file() else None
+
+
+def listed_files(listing: Path) -> dict[str, str]:
+    """Return the files of a folder by the list of them in DVC's cache, MD5 by relative path."""
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
+
+
+def _stages(folder: Path, name: str) -> Mapping[str, Any]:
+    file = folder / name
+    return load_yaml(file).get("stages", {}) if file.is_file() else {}

@@ -1,0 +1,1 @@
+"""Champion and challenger in the MLflow model registry: the contest, the model card, rollback."""

@@ -1,0 +1,70 @@
+"""What people and commands ask of the registry: its versions, its champion, and the one before it."""
+
+from typing import TYPE_CHECKING
+
+from mnist_pipeline.core.console import console, say
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.registry.registry import CHAMPION, MODEL, Registry, open_registry
+from mnist_pipeline.tracking.contents import short_commit
+from mnist_pipeline.tracking.store import open_store
+
+if TYPE_CHECKING:
+    import keras
+
+
+def show_models(project: Project) -> None:
+    """Print one row per registered version, newest first; `data` is the hash of its training images.
+
+    Raises:
+        UserError: nothing is registered yet.
+    """
+    from rich.table import Table
+
+    versions = Registry(open_store(project)).versions()
+    if not versions:
+        raise UserError("No model is registered yet: run `mnist register` (or `dvc repro`) first.")
+    table = Table(title=f"Versions of models:/{MODEL}", title_justify="left")
+    for heading in ("version", "alias", "model", "validation", "test", "data", "commit"):
+        table.add_column(heading, justify="right" if heading in ("version", "validation", "test") else "left")
+    for version in versions:
+        tags = version.tags
+        table.add_row(
+            version.number,
+            "\n".join([*version.aliases, *(["rolled back"] if version.rolled_back else [])]),
+            version.model,
+            *(f"{float(tags[key]):.2%}" if key in tags else "-" for key in ("validation_accuracy", "test_accuracy")),
+            tags.get("train_md5", "?")[:7],
+            short_commit(tags.get("git_commit", "?")),
+        )
+    console().print(table)
+
+
+def rollback(project: Project) -> None:
+    """Make the previous champion the champion again, and say so.
+
+    Raises:
+        UserError: there is none.
+    """
+    with open_registry(project) as registry:
+        left, back = registry.rollback()
+    undone = "; the earlier rollback is taken back" if back.rolled_back else ""
+    say(
+        f"models:/{MODEL}@{CHAMPION} is version {back.number} ({back.model}) again, instead of version {left.number} "
+        f"({left.model}){undone}. `mnist rollback` once more would undo this."
+    )
+
+
+def load_champion(project: Project) -> "keras.Model":
+    """Load the model that `models:/mnist@champion` is.
+
+    Raises:
+        UserError: there is no champion, its file is lost, or this version of Keras cannot load it.
+    """
+    registry = Registry(open_store(project))
+    if (champion := registry.bearer(CHAMPION)) is None:
+        raise UserError(
+            f"There is no models:/{MODEL}@{CHAMPION} yet: run `mnist register` (or `dvc repro`) first, or name a "
+            "trained model with --model."
+        )
+    return registry.load(champion)

@@ -1,0 +1,125 @@
+"""Whether a model takes the title from the champion: both are shown the same images, which neither was trained on."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import fingerprints, load_validation
+from mnist_pipeline.evaluation.comparison import MINIMUM_IMAGES, RULE, Comparison, compare
+from mnist_pipeline.evaluation.metrics import predict_probabilities
+from mnist_pipeline.models.model import load_model
+from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, Registry, Version
+
+DECISION = "decision"
+"""Tag of a version: `champion` or `challenger`, as decided when it was compared last."""
+REASON = "reason"
+"""Tag beside `decision`: the numbers that decided."""
+COMPARED_WITH = "compared_with"
+"""Tag beside `decision`: number of the version that it was compared with; `none` if there was no champion."""
+EVIDENCE = {
+    "compared_images": "images",
+    "only_this_right": "only_candidate_right",
+    "only_champion_right": "only_champion_right",
+    "mcnemar_p": "mcnemar_p",
+}
+"""Tags beside `decision`, and what of a comparison they say."""
+TRAINED_ON = "trained_on.npy"
+"""Artifact of a run: fingerprints of its training images, by which later splits can be told what it has seen."""
+FACTS = ("model", "model_md5", "git_commit", "train_md5", "validation_md5", "validation_accuracy", "validation_loss")
+"""Tags of the two versions that go into the record of a decision."""
+CHANGED = "the split or the data changed"
+
+
+def decide(
+    project: Project, registry: Registry, file: Path, version: Version, champion: Version | None
+) -> tuple[str, str]:
+    """Decide whether a version, of this model file, becomes champion; record it before anything follows from it.
+
+    What was decided between these two already, perhaps by a process that was killed before it acted, stays decided.
+
+    Returns:
+        `champion` or `challenger`, and the numbers that decided, for people.
+    """
+    opponent = champion.number if champion else "none"
+    if version.tags.get(COMPARED_WITH) == opponent:
+        return version.tags[DECISION], version.tags[REASON]
+    outcome, reason, comparison = CHAMPION, "there was no champion before it", None
+    if champion:
+        outcome, reason, comparison = _compete(project, registry, file, version, champion)
+    evidence = asdict(comparison) if comparison else {}
+    content = {
+        "outcome": outcome,
+        "reason": reason,
+        "rule": RULE,
+        "candidate": _facts(version),
+        "champion": _facts(champion) if champion else None,
+        "comparison": evidence or None,
+    }
+    # A model that comes back later keeps the earlier records.
+    record = f"against_version_{opponent}" if champion else "without_champion"
+    registry.client.log_dict(version.run_id, content, f"decisions/{record}.json")
+    tags = {tag: str(evidence.get(key)).lower() for tag, key in EVIDENCE.items()}
+    # In this order, because the last one says that the others are there.
+    registry.tag(version, {DECISION: outcome, REASON: reason, **tags, COMPARED_WITH: opponent})
+    return outcome, reason
+
+
+def log_trained_on(registry: Registry, run_id: str, images: NDArray[np.uint8]) -> None:
+    """Keep with a run which images it was trained on."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / TRAINED_ON
+        np.save(file, fingerprints(images))
+        registry.client.log_artifact(run_id, str(file))
+
+
+def _facts(version: Version) -> dict[str, str]:
+    """Return what the record of a decision says about one of the two."""
+    return {"version": version.number, **{key: version.tags.get(key, "unknown") for key in FACTS}}
+
+
+def _compete(
+    project: Project, registry: Registry, file: Path, version: Version, champion: Version
+) -> tuple[str, str, Comparison | None]:
+    """Show both models the validation images that neither was trained on; without enough of them, the new one wins."""
+    validation = load_validation(project.split)
+    rival = f"version {champion.number} ({champion.model})"
+    unfair = f"replaces {rival} without a comparison: {CHANGED}, and"
+    seen = _seen(registry, version, champion, validation.images)
+    if seen is None:
+        return CHAMPION, f"{unfair} which images that one was trained on is not recorded", None
+    fair = ~seen
+    if fair.sum() < MINIMUM_IMAGES:
+        return CHAMPION, f"{unfair} only {fair.sum()} of {len(fair):,} validation images are new to that one", None
+    images, labels = validation.images[fair], validation.labels[fair]
+    old, new = (predict_probabilities(model, images) for model in (registry.load(champion), load_model(file)))
+    comparison = compare(labels, new, old)
+    which = f"{comparison.images:,} validation images"
+    if seen.any():
+        which = f"the {comparison.images:,} of {len(seen):,} validation images that are new to it ({CHANGED})"
+    outcome, verdict = (CHAMPION, "better") if comparison.is_better else (CHALLENGER, "not better")
+    return outcome, f"{verdict} than {rival} on {which}: {comparison.sentence()}", comparison
+
+
+def _seen(
+    registry: Registry, version: Version, champion: Version, images: NDArray[np.uint8]
+) -> NDArray[np.bool_] | None:
+    """Say for each validation image whether the champion was trained on it; None if nobody knows any more."""
+    from mlflow.exceptions import MlflowException
+
+    if all(version.tags[key] == champion.tags.get(key) for key in ("train_md5", "validation_md5")):
+        return np.zeros(len(images), np.bool_)
+    try:
+        artifacts = {artifact.path for artifact in registry.client.list_artifacts(champion.run_id)}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None  # a version may outlive its run
+    if TRAINED_ON not in artifacts:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        file = registry.client.download_artifacts(champion.run_id, TRAINED_ON, folder)
+        return np.isin(fingerprints(images), np.load(file))

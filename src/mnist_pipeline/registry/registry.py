@@ -1,0 +1,250 @@
+"""The MLflow model registry: the versions of the model `mnist`, and which of them is `champion`.
+
+Whatever moves the champion is written down before it happens, in tags of the versions, and then happens in steps that
+may be repeated: `Registry.repair` ends what a killed process began.
+"""
+
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
+
+from mnist_pipeline.core.console import quiet_native_logs, warn
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.tracking.logged_model import logged_model_id
+from mnist_pipeline.tracking.runs import MODEL_DIGEST
+from mnist_pipeline.tracking.store import open_store
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow import MlflowClient
+
+MODEL = "mnist"
+"""Name of the registered model."""
+CHAMPION = "champion"
+"""Alias of the version to use; also a tag of the run that trained it, with the number of the version."""
+PREVIOUS = "previous"
+"""Alias of the version that was champion before: where `mnist rollback` goes."""
+CHALLENGER = "challenger"
+"""Alias of the last version that was compared with a champion and is not better."""
+
+REPLACED = "replaced"
+"""Tag of a version that is or was champion: the number of the one whose place it took last."""
+ROLLED_BACK_TO = "rolled_back_to"
+"""Tag of a version that somebody took the title from: the number of the one that got it."""
+
+_DESCRIPTION = """\
+Reads handwritten digits. Takes raw pixels 0-255 (uint8, shape (n, 28, 28), light ink on dark paper) and returns ten
+class probabilities (n, 10); the normalization is inside.
+
+`mlflow.pyfunc.load_model("models:/mnist@champion").predict(images)`
+
+* `champion` is the version to use, `previous` the one before it, `challenger` the last that was not better.
+* Each version's description is its model card; its tags say by what numbers it was chosen or not.
+"""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version, as it was when it was read."""
+
+    number: str
+    """Number of the version, from `1`."""
+    run_id: str
+    """Id of the run that trained it."""
+    tags: Mapping[str, str]
+    """Tags of the version."""
+    aliases: Sequence[str]
+    """Aliases of the version, such as `champion`."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model's folders when it was registered."""
+        return self.tags.get("model", "?")
+
+    @property
+    def digest(self) -> str:
+        """MD5 of the model file."""
+        return self.tags.get(MODEL_DIGEST, "")
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether somebody took the title from it by `mnist rollback`."""
+        return ROLLED_BACK_TO in self.tags
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The versions, and what may be done with them; every step may be repeated."""
+
+    client: "MlflowClient"
+
+    def versions(self) -> list[Version]:
+        """Return all versions, newest first."""
+        aliases: defaultdict[str, list[str]] = defaultdict(list)
+        for model in self.client.search_registered_models(f"name = '{MODEL}'"):  # which alone tells of aliases
+            for alias, number in sorted(model.aliases.items()):
+                aliases[str(number)].append(alias)
+        versions = [
+            Version(str(found.version), found.run_id or "", found.tags, aliases[str(found.version)])
+            for found in self.client.search_model_versions(f"name = '{MODEL}'")
+        ]
+        return sorted(versions, key=lambda version: int(version.number), reverse=True)
+
+    def bearer(self, alias: str) -> Version | None:
+        """Return the version that bears `alias`."""
+        return next((version for version in self.versions() if alias in version.aliases), None)
+
+    def version_of(self, digest: str) -> Version | None:
+        """Return the version of exactly this model file: the champion if it is that, else the newest."""
+        same = [version for version in self.versions() if version.digest == digest]
+        return next((version for version in same if CHAMPION in version.aliases), same[0] if same else None)
+
+    def add(self, run_id: str, digest: str, *, description: str, tags: Mapping[str, str]) -> Version:
+        """Register the model file, of this MD5, that a run logged last; nobody's champion yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(MODEL, description=_DESCRIPTION)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        tags = {**tags, MODEL_DIGEST: digest}
+        model_id = logged_model_id(run_id)
+        version = self.client.create_model_version(
+            MODEL,
+            source=f"models:/{model_id}",
+            run_id=run_id,
+            model_id=model_id,
+            description=description,
+            tags=tags,
+            await_creation_for=0,  # it is there when the call returns; waiting only prints a line about it
+        )
+        return Version(str(version.version), run_id, tags, ())
+
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set tags of a version, in their order."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(MODEL, version.number, key, value)
+
+    def promote(self, version: Version) -> None:
+        """Make a version the champion, and the champion `previous`."""
+        self._crown(version, over=self.bearer(CHAMPION) or self.bearer(PREVIOUS))
+
+    def challenge(self, version: Version) -> None:
+        """Call a version the challenger."""
+        self.client.set_registered_model_alias(MODEL, CHALLENGER, version.number)
+
+    def rollback(self) -> tuple[Version, Version]:
+        """Give the title back to the previous champion, or, after a rollback, take the rollback back.
+
+        Returns:
+            The version that was champion, and the one that is now; both as they were before.
+
+        Raises:
+            UserError: there is no champion, or none before it.
+        """
+        champion, previous = self.bearer(CHAMPION), self.bearer(PREVIOUS)
+        if champion is None or previous is None:
+            raise UserError(
+                f"There is no previous champion of models:/{MODEL} to go back to: `mnist models` lists what there is."
+            )
+        marks = {"rolled_back_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", ROLLED_BACK_TO: previous.number}
+        if not previous.rolled_back:
+            self.tag(champion, marks)
+        self._crown(previous, over=champion)
+        if previous.rolled_back:
+            for key in reversed(marks):  # the one that `repair` acts on goes first
+                self.client.delete_model_version_tag(MODEL, previous.number, key)
+        return champion, previous
+
+    def repair(self) -> None:
+        """End what a killed process began: a rollback that was written down, and what follows from who is champion."""
+        champion = self.bearer(CHAMPION)
+        heir = self._named_by(champion, ROLLED_BACK_TO) if champion else None
+        if heir and not heir.rolled_back:
+            self._crown(heir, over=champion)
+        else:
+            self._align()
+
+    def load(self, version: Version) -> "keras.Model":
+        """Load the model of a version: raw pixels, uint8 (n, 28, 28), to probabilities (n, 10).
+
+        Raises:
+            UserError: the store has lost its file, or this version of Keras cannot load it.
+        """
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        uri = f"models:/{MODEL}/{version.number}"
+        advice = "or delete that version in MLflow, and run `mnist register` again"
+        try:
+            with quiet_native_logs():
+                return cast("keras.Model", mlflow.keras.load_model(uri, load_model_kwargs={"compile": False}))
+        except (MlflowException, OSError) as error:
+            raise UserError(
+                f"The model file of {uri} is not in the MLflow store any more: bring the artifacts back, {advice}."
+            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"The model of {uri} cannot be loaded by this version of Keras: install the version that wrote it, "
+                f"{advice}."
+            ) from error
+
+    def _crown(self, version: Version, over: Version | None) -> None:
+        """Move the title; what follows from it comes last and can be done again by `repair`."""
+        if over and over.number != version.number:
+            self.tag(version, {REPLACED: over.number})
+        self.client.set_registered_model_alias(MODEL, CHAMPION, version.number)
+        self._align()
+
+    def _align(self) -> None:
+        """Make the other aliases and the tags of the runs agree with who is champion."""
+        if (champion := self.bearer(CHAMPION)) is None:
+            return
+        replaced = self._named_by(champion, REPLACED)
+        if replaced and PREVIOUS not in replaced.aliases:
+            self.client.set_registered_model_alias(MODEL, PREVIOUS, replaced.number)
+        elif PREVIOUS in champion.aliases and not replaced:
+            self.client.delete_registered_model_alias(MODEL, PREVIOUS)
+        if CHALLENGER in champion.aliases:
+            self.client.delete_registered_model_alias(MODEL, CHALLENGER)
+        self._label_runs(champion)
+
+    def _label_runs(self, champion: Version) -> None:
+        """Let the champion's run say so, and no other."""
+        label = f"version {champion.number}"
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        for run in self.client.search_runs(experiments, f"tags.{CHAMPION} LIKE '%'"):
+            if run.info.run_id != champion.run_id:
+                self.client.delete_tag(run.info.run_id, CHAMPION)
+        # A search, because somebody may have deleted its run, which a version outlives.
+        for run in self.client.search_runs(experiments, f"attributes.run_id = '{champion.run_id}'"):
+            if run.data.tags.get(CHAMPION) != label:
+                self.client.set_tag(champion.run_id, CHAMPION, label)
+
+    def _named_by(self, version: Version, tag: str) -> Version | None:
+        """Return the version whose number is in a tag of another one, if it is still there."""
+        return next((other for other in self.versions() if other.number == version.tags.get(tag)), None)
+
+
+@contextmanager
+def open_registry(project: Project) -> Generator[Registry]:
+    """Open the registry to change it, one process of a project at a time, after ending what a killed one began."""
+    from filelock import FileLock, Timeout
+
+    registry = Registry(open_store(project))
+    lock = FileLock(project.artifacts / ".registry.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warn("Another process of this project is changing the registry: waiting for it.")
+        lock.acquire()
+    try:
+        registry.repair()
+        yield registry
+    finally:
+        lock.release()

@@ -1,0 +1,139 @@
+"""`mnist reproduce`: does a run, repeated, give the same model?"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_pipeline.core.console import console, say, warn
+from mnist_pipeline.core.files import file_digest
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.dataset import Subset, load_validation
+from mnist_pipeline.provenance.environment import environment_tags
+from mnist_pipeline.reproduction.difference import compare_weights
+from mnist_pipeline.reproduction.rebuild import ImpossibleError, build_environment, differences, lay_out, train_again
+from mnist_pipeline.reproduction.walk import MODEL, Walk, walk
+from mnist_pipeline.tracking.runs import MODEL_DIGEST
+from mnist_pipeline.tracking.studies import STUDY, TRIAL
+
+if TYPE_CHECKING:
+    import keras
+
+SAME, DIFFERENT, IMPOSSIBLE = 0, 3, 4
+"""Exit statuses."""
+
+
+def run(project: Project, reference: str, *, install: bool) -> int:
+    """Train the model of a run or of a registered version again, compare, and return the exit status.
+
+    Args:
+        project: whose store, repository and data.
+        reference: a run's id, `models:/mnist@champion` or `models:/mnist/3`.
+        install: train in a new environment, installed from the recorded lock, and not in this one.
+
+    Raises:
+        UserError: there is no such run or version, or a model cannot be loaded.
+    """
+    say(f"Looking for what {reference} was trained from")
+    try:
+        with walk(project, reference, everywhere=True) as found:
+            check(found)
+            for what, finding in found.needed.items():
+                say(f"  {what}: {finding.found}")
+            return _reproduce(found, install=install)
+    except ImpossibleError as error:
+        lines = (f"{reference} cannot be reproduced here:", *(f"  * {reason}" for reason in error.args))
+        console(stderr=True).print("\n".join(lines), markup=False, style="red")
+        return IMPOSSIBLE
+
+
+def check(found: Walk) -> None:
+    """Check that a run is a training that can be repeated.
+
+    Raises:
+        ImpossibleError: it is not, or something is missing; all that is in the way is named.
+    """
+    tags = found.tags
+    if TRIAL in tags:
+        raise ImpossibleError(
+            f"it is trial {tags[TRIAL]} of a study, and a trial keeps no model to compare with: `mnist adopt` its "
+            "parameters and train with them"
+        )
+    if STUDY in tags:
+        raise ImpossibleError("it is the run of a study, not of a training")
+    if found.run and MODEL_DIGEST not in tags:
+        raise ImpossibleError(f"its training left no model to compare with (the run is {found.run.info.status})")
+    if found.lineage and any(path.startswith("data/normalized/") for path in found.lineage.inputs.data):
+        raise ImpossibleError(
+            "it was recorded by an earlier version of this project, which stored its data in another form: check the "
+            "commit of the run out in a clone, and run `mnist reproduce` there"
+        )
+    if missing := [finding for finding in found.needed.values() if finding.state != "verified"]:
+        raise ImpossibleError(
+            *(f"{each.what}: {each.found}{each.recorded and f' ({each.recorded})'}" for each in missing)
+        )
+
+
+def _reproduce(found: Walk, *, install: bool) -> int:
+    """Train again and compare."""
+    tree, python = lay_out(found), Path(sys.executable)
+    if install:
+        say(f"Installing {tree.lock.name} of that commit; this takes minutes and gigabytes")
+        python = build_environment(found, tree)
+    elif other := differences(found.tags, environment_tags(tree)):
+        warn(f"Not as it was recorded: {other}. (--install brings the recorded packages, not the machine.)")
+    say(f"Training it again: mnist {' '.join(found.arguments)}")
+    here = train_again(found, tree, python)
+    say("Comparing the models")
+    return compare(found, tree, differences(found.tags, here))
+
+
+def compare(found: Walk, tree: Project, environment: str) -> int:
+    """Compare the model of the run and the one trained again in `tree`, print what differs; return the exit status.
+
+    Args:
+        found: the run.
+        tree: the project that it was trained in again.
+        environment: what differed around the two trainings, in words.
+
+    Raises:
+        UserError: a model cannot be loaded.
+    """
+    from mnist_pipeline.models.model import load_model
+
+    files = found.files[MODEL], tree.model_file(found.tags["model"])
+    digests = [file_digest(file) for file in files]
+    if digests[0] == digests[1]:
+        console().print(f"The same file, byte for byte: md5 {digests[0]}.", style="green")
+        return SAME
+    models = [load_model(file) for file in files]
+    match compare_weights(*(model.get_weights() for model in models)):
+        case (count, 0, _):
+            console().print(f"The same, bit for bit: all {count:,} weights.", style="green")
+            return SAME
+        case (count, differing, largest):
+            weights = f"{differing:,} of {count:,} differ, by {largest:.2g} at most"
+        case None:
+            weights = "of other shapes: it is another network"
+    facts = {
+        "weights": weights,
+        **_agreement(models, load_validation(tree.split)),
+        "environment": environment or "as recorded: look for a file that git ignores, or an environment variable",
+    }
+    console().print("Trained again, but not the same:", style="yellow")
+    for what, fact in facts.items():
+        say(f"  {what:<20} {fact}")
+    return DIFFERENT
+
+
+def _agreement(models: "Sequence[keras.Model]", validation: Subset) -> dict[str, str]:
+    """Say how much two models agree on the validation split."""
+    from mnist_pipeline.evaluation.metrics import predict_probabilities
+
+    recorded, rebuilt = (predict_probabilities(model, validation.images).argmax(axis=1) for model in models)
+    right = [f"{(digits == validation.labels).mean():.2%}" for digits in (recorded, rebuilt)]
+    same = recorded == rebuilt
+    return {
+        "validation accuracy": f"{right[0]} recorded, {right[1]} rebuilt",
+        "the same digit": f"seen on {same.sum():,} of {same.size:,} validation images ({same.mean():.2%})",
+    }

@@ -1,0 +1,254 @@
+"""What the trials of a study have come to: how each ended, which are best, and the tables that say so."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from mnist_pipeline.core.console import say
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.tracking.studies import TrialEnd
+from mnist_pipeline.tuning.plan import GOALS, Goal
+from mnist_pipeline.tuning.study import CURRENT, count_done, load_study, mishap_of, values_of
+
+RESULT = "result."
+"""Prefix of the user attributes that are a trial's metrics."""
+OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+"""The states that end a trial."""
+IMPORTANCE_TRIALS = 10
+"""With fewer complete trials, what looks important is chance."""
+
+
+def goal_of(study: optuna.Study) -> Goal:
+    """Return what the study is to reach."""
+    return GOALS[study.user_attrs["definition"]["objective"]]
+
+
+def outcome_of(trial: FrozenTrial) -> str:
+    """Return how a trial ended; `too large`, if `--max-parameters` kept it from being trained."""
+    too_large = trial.state is TrialState.PRUNED and any(excess > 0 for excess in trial.constraints.values())
+    return "too large" if too_large else OUTCOMES[trial.state]
+
+
+def complete_of(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that trained to the end, best first, the first of equals first."""
+    return _best_first(study, study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+
+
+def best_of(study: optuna.Study) -> FrozenTrial | None:
+    """Return the best complete trial, on a Pareto front the most accurate one; None if there is none."""
+    return next(iter(complete_of(study)), None)
+
+
+def front_of(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the complete trials that no other one beats in one value and equals in the rest, best first."""
+    return _best_first(study, study.best_trials)
+
+
+def current_of(study: optuna.Study) -> FrozenTrial | None:
+    """Return the trial of the parameters that were in `params.yaml` when the study began, if it is complete."""
+    return next((trial for trial in complete_of(study) if trial.user_attrs.get("origin") == CURRENT), None)
+
+
+def count_others(study: optuna.Study) -> str:
+    """Return how many trials ended otherwise than complete: ` (2 pruned, 1 failed)`, or nothing if none did."""
+    counts = Counter(outcome_of(trial) for trial in _ended(study))
+    del counts["complete"]
+    return f" ({', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))})" if counts else ""
+
+
+def trial_ends(study: optuna.Study) -> list[TrialEnd]:
+    """Return what MLflow is told of each trial that has ended."""
+    return [trial_end(study, trial) for trial in _ended(study)]
+
+
+def trial_end(study: optuna.Study, trial: FrozenTrial) -> TrialEnd:
+    """Return what MLflow is told of a trial that has ended."""
+    attributes, mishap = trial.user_attrs, mishap_of(study, trial)
+    return TrialEnd(
+        number=trial.number,
+        outcome=outcome_of(trial),
+        values=values_of(trial),
+        metrics={key.removeprefix(RESULT): value for key, value in attributes.items() if key.startswith(RESULT)},
+        error=attributes.get("error") or (f"the process was {mishap}" if mishap else None),
+    )
+
+
+def summary_numbers(study: optuna.Study) -> dict[str, float]:
+    """Return what the study has come to, for MLflow: counts of trials, and the number that decides."""
+    goal, counts = goal_of(study), Counter(outcome_of(trial) for trial in _ended(study))
+    numbers: dict[str, float] = {
+        f"trials_{outcome.replace(' ', '_')}": counts[outcome] for outcome in (*OUTCOMES.values(), "too large")
+    }
+    for name, trial in (("best", best_of(study)), ("current", current_of(study))):
+        if trial:
+            numbers[f"{name}_validation_{goal.number}"] = trial.values[0]
+    return numbers | ({"pareto_front_size": len(front_of(study))} if goal.small else {})
+
+
+def tables(study: optuna.Study) -> dict[str, str]:
+    """Return the tables to keep with the study, by name, as CSV: all trials, and the Pareto front if it has one."""
+    found = {"trials": _ended(study)} | ({"pareto_front": front_of(study)} if goal_of(study).small else {})
+    return {name: _table(study, trials).to_csv(index=False) for name, trials in found.items()}
+
+
+def show_result(study: optuna.Study, validation_images: int) -> None:
+    """Print the best trial against the current parameters, and what the two differ by; or the Pareto front."""
+    goal, best, current = goal_of(study), best_of(study), current_of(study)
+    if best is None:
+        say(f"No trial is complete yet{count_others(study)}.")
+        return
+    text = f"Best: trial {best.number}, validation {goal.number} {goal.text(best.values)}."
+    say(_front_text(study) if goal.small else text)
+    if current is None:
+        say("The trial of the current parameters is not complete: there is nothing to compare with.")
+    elif goal.small:
+        say(f"The current parameters (trial {current.number}): {goal.text(current.values)}.")
+    elif current.number == best.number:
+        say("That is the current parameters: no trial did better.")
+    else:
+        _show_gain(goal, current, best, validation_images)
+
+
+def _show_gain(goal: Goal, current: FrozenTrial, best: FrozenTrial, validation_images: int) -> None:
+    """Print by how much the best trial is better than the current parameters, and what they differ by."""
+    before, after = current.values[0], best.values[0]
+    noise = ""
+    if goal.number == "accuracy":
+        error = math.sqrt(after * (1 - after) / validation_images)
+        noise = f" (standard error of each, on {validation_images} images: {error:.2%})"
+    gain = goal.number_text(after - before, sign="+")
+    say(f"The current parameters: {goal.text(current.values)}, so {gain} on one seed{noise}.")
+    both = pd.DataFrame({"current": current.params, "best": best.params}, dtype=object)
+    different = both[both["current"] != both["best"]].rename_axis("parameter").reset_index()
+    say(different.to_string(index=False, float_format="{:.4g}".format))
+
+
+def show_study(project: Project, name: str) -> None:
+    """Print a study's trials, best first, its Pareto front if it has one, and how much each parameter mattered.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    study = load_study(project.studies / f"{name}.log")
+    if not (ended := _ended(study)):
+        say(f"No trial of {name} has ended yet.")
+        return
+    others = [trial for trial in ended if trial.state is not TrialState.COMPLETE]
+    say(_text(study, _table(study, [*complete_of(study), *others])))
+    if goal_of(study).small and best_of(study):
+        say(f"\n{_front_text(study)}")
+    if importances := importances_of(study):
+        say("\nImportance (PED-ANOVA: which parameters set the best tenth apart):")
+        say(pd.Series(importances).to_string(float_format="{:.2f}".format))
+
+
+def show_studies(project: Project) -> None:
+    """Print one row per study.
+
+    Raises:
+        UserError: there is none.
+    """
+    rows: list[dict[str, Any]] = []
+    for file in sorted(project.studies.glob("*.log")):
+        with suppress(UserError):  # the file holds none, as after a kill at its very start
+            rows.append(_row(load_study(file)))
+    if not rows:
+        raise UserError(f"There is no study in {project.studies} yet: start one with `mnist tune MODEL`.")
+    say(pd.DataFrame(rows).to_string(index=False))
+
+
+def _row(study: optuna.Study) -> dict[str, Any]:
+    goal, definition = goal_of(study), study.user_attrs["definition"]
+    best, current = best_of(study), current_of(study)
+    return {
+        "study": study.study_name,
+        "model": definition["model"],
+        "objective": definition["objective"],
+        "done": count_done(study),
+        "failed": len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,))),
+        "best": goal.text(best.values) if best else "-",
+        "current": goal.text(current.values) if current else "-",
+    }
+
+
+def importances_of(study: optuna.Study) -> dict[str, float]:
+    """Return each parameter's share of what sets the best trials apart; empty where too few trials tell.
+
+    The best are those with the best number, also where weights count: what these depend on is no question.
+    """
+    numbers = [trial.values[0] for trial in complete_of(study)]
+    if len(numbers) < IMPORTANCE_TRIALS or len(set(numbers)) == 1:
+        return {}
+    return optuna.importance.get_param_importances(simplified(study))
+
+
+def simplified(study: optuna.Study) -> optuna.Study:
+    """Return a copy in memory whose only value is the number that decides, and whose parameters have short names."""
+    trials = study.get_trials()
+    names = _short_names(trials)
+    for trial in trials:
+        trial.values = trial.values[:1] if trial.values else None
+        trial.params = {names[path]: value for path, value in trial.params.items()}
+        trial.distributions = {names[path]: values for path, values in trial.distributions.items()}
+    copy = optuna.create_study(study_name=study.study_name, direction=study.directions[0])
+    copy.add_trials(trials)
+    return copy
+
+
+def _best_first(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    goal = goal_of(study)
+    return sorted(trials, key=lambda trial: goal.rank(trial.values), reverse=True)
+
+
+def _ended(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(deepcopy=False, states=tuple(OUTCOMES))
+
+
+def _short_names(trials: Iterable[FrozenTrial]) -> dict[str, str]:
+    """Return for each parameter's path as few of its last parts as tell it from the others."""
+    paths = [*dict.fromkeys(path for trial in trials for path in trial.params)]
+    names: dict[str, str] = {}
+    for path in paths:
+        parts = path.split(".")
+        tails = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        names[path] = next(tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in paths) == 1)
+    return names
+
+
+def _table(study: optuna.Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
+    """Return one row per trial: number, outcome, values, epochs, seconds, parameters by short names."""
+    number, names = goal_of(study).number, _short_names(trials)
+    rows = [
+        {
+            "trial": trial.number,
+            "outcome": outcome_of(trial),
+            number: trial.values[0] if trial.values else None,
+            "weights": trial.user_attrs.get(f"{RESULT}parameters"),
+            "epochs": trial.user_attrs.get(f"{RESULT}epochs", trial.last_step),
+            "seconds": trial.user_attrs.get(f"{RESULT}training_seconds"),
+            **{names[path]: value for path, value in trial.params.items()},
+        }
+        for trial in trials
+    ]
+    return pd.DataFrame(rows).astype({"weights": "Int64", "epochs": "Int64"}) if rows else pd.DataFrame()
+
+
+def _text(study: optuna.Study, table: pd.DataFrame) -> str:
+    """Return a table of trials for people."""
+    goal = goal_of(study)
+    formatters = {goal.number: goal.number_text, "weights": "{:,}".format}
+    table = table.astype(object).where(table.notna(), math.nan)
+    return table.to_string(index=False, na_rep="-", formatters=formatters, float_format="{:.3g}".format)
+
+
+def _front_text(study: optuna.Study) -> str:
+    """Return the Pareto front as a table, with its parameters."""
+    front = _table(study, front_of(study)).drop(columns="outcome")
+    return f"Pareto front (no trial is both more accurate and smaller):\n{_text(study, front)}"

@@ -1,0 +1,136 @@
+"""Models are what their parameters say, take raw pixels, and are equal files if they are equal."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.data.normalize import fit
+from mnist_pipeline.models.params import CnnArchitecture, MlpArchitecture, Scheme
+from mnist_pipeline.training.params import load_params
+from small_project import ROOT
+
+keras = pytest.importorskip("keras")
+
+RAW = np.random.default_rng(0).integers(0, 256, (64, 28, 28), dtype=np.uint8)
+STATISTICS = fit(RAW)
+
+
+def mlp(**changes: Any) -> MlpArchitecture:
+    base = {"kind": "mlp", "hidden_units": [32], "dropout": 0.0, "activation": "relu", "batch_normalization": False}
+    return MlpArchitecture.model_validate(base | changes)
+
+
+def cnn(blocks: list[tuple[int, int]], **changes: Any) -> CnnArchitecture:
+    base: dict[str, Any] = {"kind": "cnn", "padding": "valid", "dense_units": [], "dropout": 0.0, "activation": "relu"}
+    entries = [
+        {"filters": filters, "kernel_size": size, "convolutions": 1, "pooling": 2, "dropout": 0.0}
+        for filters, size in blocks
+    ]
+    return CnnArchitecture.model_validate(base | {"batch_normalization": False, "blocks": entries} | changes)
+
+
+def build(architecture: MlpArchitecture | CnnArchitecture, scheme: Scheme = "unit") -> Any:
+    from mnist_pipeline.models.model import build_model
+
+    return build_model(architecture, scheme, STATISTICS)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "parameters"),
+    [
+        ("baselines/params.yaml", "keras_mlp", 669_706),
+        ("baselines/params.yaml", "keras_convnet", 34_826),
+        ("params.yaml", "cnn", 215_194),
+    ],
+)
+def test_published_networks_have_their_published_number_of_parameters(file: str, name: str, parameters: int) -> None:
+    model = build(load_params(ROOT / file).model(name).architecture)
+    assert model.count_params() == parameters
+    assert model.output_shape == (None, 10)
+
+
+def test_dropout_may_differ_per_layer_and_normalization_can_be_switched_on() -> None:
+    model = build(mlp(hidden_units=[8, 8, 8], dropout=[0.1, 0.0, 0.3], batch_normalization=True))
+    rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    assert rates == [0.1, 0.3]
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers) == 3
+
+
+def normalized(scheme: Scheme) -> Any:
+    """Return what the second layer of a model sees of `RAW`."""
+    model = build(mlp(), scheme)
+    return np.asarray(keras.Model(model.input, model.get_layer("normalization").output)(RAW))
+
+
+def test_unit_and_symmetric_have_their_ranges() -> None:
+    np.testing.assert_allclose(normalized("unit"), RAW / 255, atol=1e-6)
+    np.testing.assert_allclose(normalized("symmetric"), RAW / 127.5 - 1, atol=1e-6)
+
+
+def test_standard_has_mean_0_and_deviation_1_over_the_train_split() -> None:
+    pixels = normalized("standard").astype(np.float64)
+    assert pixels.mean() == pytest.approx(0, abs=1e-5)
+    assert pixels.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_l2_is_keras_normalize_along_axis_1() -> None:
+    np.testing.assert_allclose(normalized("l2"), keras.utils.normalize(RAW, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["unit", "standard", "symmetric", "l2"])
+def test_a_saved_model_takes_raw_pixels_and_gives_probabilities(scheme: Scheme, tmp_path: Path) -> None:
+    from mnist_pipeline.evaluation.metrics import predict_probabilities
+    from mnist_pipeline.models.model import load_model, save_model
+
+    model = build(cnn([(4, 3)]), scheme)
+    save_model(model, tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    assert (loaded.inputs[0].name, loaded.inputs[0].dtype) == ("pixels", "uint8")
+    probabilities = predict_probabilities(loaded, RAW)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(probabilities, predict_probabilities(model, RAW))
+
+
+SAVE = """
+import sys
+sys.path[:0] = ["tests", "tests/models"]
+import keras
+from pathlib import Path
+from mnist_pipeline.models.model import save_model
+from test_model import build, cnn, mlp
+for _ in range(int(sys.argv[2])):
+    build(mlp())  # so that Keras counts its automatic names from elsewhere
+keras.utils.set_random_seed(1)
+save_model(build(cnn([(4, 3), (8, 3)], dropout=0.5, dense_units=[16], batch_normalization=True)), Path(sys.argv[1]))
+"""
+
+
+def test_equal_models_of_two_processes_are_equal_files(tmp_path: Path) -> None:
+    for name, others in (("one", 0), ("two", 3)):
+        command = [sys.executable, "-c", SAVE, str(tmp_path / f"{name}.keras"), str(others)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+
+
+def test_what_is_no_model_of_this_project_is_refused(tmp_path: Path) -> None:
+    from mnist_pipeline.models.model import load_model, save_model
+
+    good = tmp_path / "good.keras"
+    save_model(build(mlp()), good)
+    for name, content in {"text": b"no model", "empty": b"", "cut": good.read_bytes()[:-500]}.items():
+        path = tmp_path / f"{name}.keras"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}\.keras cannot be loaded .*run `mnist train cnn` again"):
+            load_model(path, "mnist train cnn")
+    with pytest.raises(UserError, match=r"missing\.keras is missing: run `mnist train`"):
+        load_model(tmp_path / "missing.keras")
+    small = keras.Input((14, 14))
+    keras.Model(small, keras.layers.Dense(10)(keras.layers.Flatten()(small))).save(tmp_path / "small.keras")
+    with pytest.raises(UserError, match="not a model of this project"):
+        load_model(tmp_path / "small.keras")
