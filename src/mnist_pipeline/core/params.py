@@ -17,7 +17,6 @@ from ruamel.yaml.error import YAMLError
 from mnist_pipeline.core.errors import UserError, did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-PositiveInt = Annotated[int, Field(gt=0)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 
 S = TypeVar("S", bound="Section")
