@@ -3,10 +3,12 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from scipy.ndimage import distance_transform_edt, gaussian_filter, grey_dilation, label
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.idx import parse_idx
@@ -16,6 +18,14 @@ BOX_SIDE = 20
 """Side of the box that MNIST's digits fill, in pixels."""
 FAINT = 0.15
 """Share of the contrast of paper and ink below which a pixel is paper: JPEG's ringing, the paper's grain."""
+WORKING_SIDE = 280
+"""A larger picture is reduced to this: ten times the pixels that are left in the end."""
+BLUR = 0.004
+"""Share of the picture's longer side over which grain is averaged."""
+POWERS = sorted([(i, j) for i in range(4) for j in range(4 - i)], key=sum)
+"""Powers of x and y in a polynomial of third degree, the plane's first."""
+RIM = 0.1
+"""Share of half the picture's side that is taken for paper at first."""
 LEAST_CONTRAST = 16
 """Grey levels between paper and ink below which there is nothing to read."""
 
@@ -32,6 +42,8 @@ class DigitImage:
     """Whether the file showed dark ink on light paper."""
     index: int | None = None
     """Its place in an IDX file; None for a picture."""
+    digits: int = 1
+    """How many digits seem to stand side by side."""
 
     @property
     def name(self) -> str:
@@ -66,34 +78,108 @@ def _read_from_idx(path: Path, index: int) -> DigitImage:
 
 
 def _read_picture(path: Path) -> DigitImage:
-    """Read a picture of one digit: any size, colour and polarity, any format Pillow opens.
+    """Read a picture of one digit: any size, colour, light and polarity, any format Pillow opens.
 
     A picture of 28x28 is taken to be like MNIST's already: it is inverted if it is dark on light, otherwise
-    left alone. Every other is sized and centred as `fit` says. Paper must be evenly lit: a shadow is ink.
+    left alone. Of every other the ink is lifted from the paper, sized and centred.
     """
     pixels = _load_grey(path)
+    if pixels.shape != (IMAGE_SIDE, IMAGE_SIDE):
+        ink, inverted = lift_ink(pixels)
+        if not ink.any():
+            raise UserError(f"{path} shows nothing but paper: give a picture of one digit.")
+        return DigitImage(path, fit(ink), inverted, digits=count_digits(ink))
     low, high = int(pixels.min()), int(pixels.max())
     if high - low < LEAST_CONTRAST:
         raise UserError(f"{path} shows nothing, only one shade of grey: give a picture of one digit.")
-    inverted = _paper(pixels) > (low + high) / 2
-    if inverted:
-        pixels = 255 - pixels
-    return DigitImage(path, pixels if pixels.shape == (IMAGE_SIDE, IMAGE_SIDE) else fit(pixels), inverted)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    inverted = bool(np.median(border) > (low + high) / 2)
+    return DigitImage(path, 255 - pixels if inverted else pixels, inverted)
 
 
-def fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Size and centre a digit, light on dark, uint8 (height, width), as MNIST's were; return uint8 (28, 28).
+def lift_ink(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], bool]:
+    """Take away the paper, however unevenly it is lit: a smooth surface is fitted to what is not ink.
+
+    Args:
+        pixels: shades of grey, uint8 (height, width).
+
+    Returns:
+        The ink, float32 (height, width) of a picture no larger than `WORKING_SIDE`, 0 for paper and 1 for the strongest
+        ink, all 0 if there is none; and whether it was darker than the paper.
+    """
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
+    grey: Any = gaussian_filter(np.asarray(picture, np.float32), max(picture.size) * BLUR)
+    paper, spread = _paper(grey)
+    beyond = grey - paper
+    strongest = [float(np.percentile(side * beyond, 99.9)) for side in (1, -1)]
+    mass = [float(np.clip(side * beyond - 4 * spread, 0, None).sum()) for side in (1, -1)]
+    inverted = mass[1] > mass[0]
+    if strongest[inverted] < max(LEAST_CONTRAST, 6 * spread):
+        return np.zeros(grey.shape, np.float32), inverted
+    if inverted:  # ink swallows a share of the light, so it differs less from the paper where there is less of it
+        beyond = beyond / -np.maximum(paper, 1)
+    strength = float(np.percentile(beyond, 99.9))
+    ink = np.clip(beyond / strength, 0, 1)
+    ink[ink < max(FAINT, 4 * spread / strongest[inverted])] = 0
+    return _without_specks(ink), inverted
+
+
+def _paper(grey: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Return how bright the paper is in each pixel, also below the ink, and the spread of its grain.
+
+    It is a polynomial of third degree, fitted by least squares to the outermost pixels first and then, again and again,
+    to all that lie near it.
+    """
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side, dtype=np.float32) for side in grey.shape), indexing="ij")
+    terms = np.stack([x**i * y**j for i, j in POWERS], axis=-1)
+    few, seen = terms[::4, ::4], grey[::4, ::4]  # enough for what is smooth
+    near = np.maximum(np.abs(x), np.abs(y))[::4, ::4] > 1 - RIM
+    count, spread = 3, 1.0  # a plane to begin with: the rim says nothing of the middle
+    weights = np.zeros(len(POWERS), np.float32)
+    for _ in range(12):
+        weights[:count] = np.linalg.lstsq(few[near][:, :count], seen[near], rcond=None)[0]
+        distance = np.abs(seen - few @ weights)
+        spread, count = 1.5 * float(np.median(distance[near])) + 0.5, len(POWERS)
+        near = distance < 3 * spread
+    return (terms @ weights).astype(np.float32), spread
+
+
+def _without_specks(ink: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Remove what is no stroke of the digit: specks, and what reaches in from the rim, as a shadow does."""
+    parts, count = _label(ink > 0)
+    mass = np.bincount(parts.ravel(), ink.ravel(), count + 1)
+    keep = mass >= mass.max() / 30
+    keep[np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))] = False
+    keep[mass.argmax()] = True
+    return np.where(keep[parts], ink, 0).astype(np.float32)
+
+
+def _label(mask: NDArray[np.bool]) -> tuple[NDArray[np.int32], int]:
+    """Number the connected parts of a mask from 1, corners touching included; return how many there are, too."""
+    parts: Any = label(mask, np.ones((3,) * mask.ndim))
+    return parts
+
+
+def count_digits(ink: NDArray[np.float32]) -> int:
+    """Return how many digits stand side by side: groups of strokes at least half as tall as all, with paper between."""
+    columns: Any = (ink > 0).any(axis=0)
+    groups, count = _label(columns)
+    tallest = np.ptp(np.flatnonzero((ink > 0).any(axis=1))) + 1
+    heights = [np.ptp(np.flatnonzero((ink[:, groups == group] > 0).any(axis=1))) + 1 for group in range(1, count + 1)]
+    return sum(int(height >= tallest / 2) for height in heights)
+
+
+def fit(ink: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Size and centre a digit, float (height, width), 0 for paper, as MNIST's were; return uint8 (28, 28).
 
     The recipe is LeCun's (yann.lecun.com/exdb/mnist): the digit fills a box of 20x20, keeping its aspect
     ratio, with grey levels from anti-aliasing; then its centre of mass is moved to the centre of the field,
-    which in MNIST's files is pixel (14, 14), to the nearest whole pixel. Two steps are ours: paper becomes
-    exactly 0, and the strongest ink, which thin strokes lose when they shrink, 255 again.
+    which in MNIST's files is pixel (14, 14), to the nearest whole pixel. Two steps are ours: strokes thinner than
+    a pen of MNIST's are made as thick, and the strongest ink becomes 255 again.
     """
-    paper = _paper(pixels)
-    ink = np.clip((pixels.astype(np.float32) - paper) / (pixels.max() - paper), 0, 1)
-    ink[ink < FAINT] = 0
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ink = _thicken(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     height, width = (max(1, round(side * BOX_SIDE / max(ink.shape))) for side in ink.shape)
     small = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
     top, left = (_offset(small.sum(axis=1 - axis)) for axis in (0, 1))
@@ -102,16 +188,19 @@ def fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return field
 
 
+def _thicken(ink: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make strokes as thick as two pixels of the finished image, if they are thinner."""
+    wanted = 2 * max(ink.shape) / BOX_SIDE
+    depth: Any = distance_transform_edt(np.pad(ink > 0, 1))  # how far each pixel of a stroke is from paper
+    missing = round(wanted - 2 * float(np.percentile(depth[1:-1, 1:-1][ink > 0], 90)))
+    thick: Any = grey_dilation(np.pad(ink, missing), (missing + 1,) * 2) if missing > 0 else ink
+    return thick
+
+
 def _offset(mass: NDArray[np.float32]) -> int:
     """Return where a digit must begin, along one axis, to have its centre of mass at 14 and lie inside."""
     centre = np.average(np.arange(len(mass)), weights=mass)
     return int(np.clip(round(IMAGE_SIDE / 2 - centre), 0, IMAGE_SIDE - len(mass)))
-
-
-def _paper(pixels: NDArray[np.uint8]) -> float:
-    """Return the brightness of the paper: the median of the outermost pixels."""
-    border = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
-    return float(np.median(np.concatenate(border)))
 
 
 def _load_grey(path: Path) -> NDArray[np.uint8]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import keras
 
 
+UNSURE = 0.7
+"""Best class score below which a reading is called unsure."""
+
+
 def run(files: Sequence[Path], load: "Callable[[], keras.Model]", *, index: int | None, as_lines: bool) -> None:
     """Print what a model reads in each picture.
 
@@ -42,6 +46,10 @@ def run(files: Sequence[Path], load: "Callable[[], keras.Model]", *, index: int 
             continue
         if digit.inverted:
             warn(f"{digit.name} is dark on light and was inverted: MNIST's digits are light on dark.")
+        if digit.digits > 1:
+            warn(f"{digit.name} seems to hold {digit.digits} digits, and the model reads one: cut them apart.")
+        if scores.max() < UNSURE:
+            warn(f"{digit.name}: the model is unsure. Is it one digit?")
         console().print(render(digit, scores, ascii_only=console().options.ascii_only))
 
 
