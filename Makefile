@@ -28,7 +28,7 @@ install: $(RUN) ## Create .venv with the pinned environment (the targets below d
 	@echo ".venv is ready."
 
 run: scm ## Run the whole pipeline, then show the trained models and what to type next
-	@ready=$$(date +%s); $(ACTIVE); dvc repro && mnist sync && mnist summary && $(tell_how_long)
+	@ready=$$(date +%s); $(ACTIVE); mnist ready && dvc repro && mnist sync && mnist summary && $(tell_how_long)
 
 test: $(DEV) scm ## Run the test suite; ARGS="-k data" is handed to pytest
 	@$(ACTIVE) python -m pytest $(ARGS)
@@ -51,7 +51,7 @@ gpu: $(GPU) ## Add the CUDA libraries for an NVIDIA GPU (Linux)
 	@echo ".venv is ready for a GPU."
 
 baselines: scm ## Train the published recipes that ours are measured against (an hour on two cores)
-	@$(ACTIVE); dvc repro normalize && cd baselines && dvc repro
+	@$(ACTIVE); mnist ready && dvc repro normalize && cd baselines && dvc repro
 
 lock: $(RUN) ## Renew the locks to the newest allowed versions; UPGRADE= keeps the pins that still fit
 	@$(call compile,requirements.lock)

@@ -9,8 +9,8 @@ from ruamel.yaml import YAML
 from bench import Grid, Statistic, publish
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import read_json
 from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.core.records import read_json
 
 BASELINES = Path(__file__).resolve().parents[1] / "baselines"
 HEADINGS = ("", "parameters", "published %", "test accuracy %", "validation accuracy %")
@@ -39,7 +39,7 @@ def main() -> None:
 def row(project: Project, name: str, about: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     """Return what the seeds of one recipe came to, as text for `HEADINGS`."""
     files = [project.metrics(ModelId(name, seed)) for seed in seeds]
-    results = [read_json(file, "make baselines") for file in files]
+    results = [read_json(file, dict[str, Any], "make baselines") for file in files]
     parameters = results[0]["parameters"]
     if parameters != about.get("parameters", parameters):
         raise UserError(

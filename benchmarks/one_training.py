@@ -19,9 +19,8 @@ from bench import Job
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import console, quiet_native_logs
 from mnist_pipeline.core.project import Project, find_project
-from mnist_pipeline.data.dataset import load_test, load_train, load_validation
+from mnist_pipeline.data.dataset import load_test
 from mnist_pipeline.data.idx import read_part
-from mnist_pipeline.data.normalize import load_statistics
 from mnist_pipeline.training.checkpoint import Checkpoint, State
 from mnist_pipeline.training.params import ModelParams
 
@@ -98,13 +97,12 @@ class Trained:
 
 def train_ours(job: TrainingJob, project: Project) -> Trained:
     """Train with the pipeline's trainer, on the pipeline's splits."""
+    from mnist_pipeline.training.data import TrainingData
     from mnist_pipeline.training.devices import choose_device
-    from mnist_pipeline.training.trainer import TrainingData, train
+    from mnist_pipeline.training.trainer import train
 
     params = ModelParams.model_validate(job.model)
-    data = TrainingData(
-        load_train(project.split), load_validation(project.split), load_statistics(project.normalization)
-    )
+    data = TrainingData.load(project)
     device: Any = job.device
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         clock = Clock()

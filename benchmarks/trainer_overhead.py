@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,9 +22,10 @@ from mnist_pipeline.core.project import ModelId, Project, find_project
 from mnist_pipeline.training.params import ModelParams, Params, load_params
 
 if TYPE_CHECKING:
+    from mnist_pipeline.training.data import TrainingData
     from mnist_pipeline.training.devices import Device
     from mnist_pipeline.training.history import Epoch
-    from mnist_pipeline.training.trainer import TrainingData, TrainingResult
+    from mnist_pipeline.training.trainer import TrainingResult
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -58,10 +59,10 @@ def main(
     whole = params.model(model)
     short = whole.model_copy(update={"training": whole.training.model_copy(update={"epochs": epochs + 1})})
     with quiet_native_logs():
-        from mnist_pipeline.stages.train import load_data
+        from mnist_pipeline.training.data import TrainingData
         from mnist_pipeline.training.devices import choose_device
 
-    data, device = load_data(project), choose_device(params.device)
+    data, device = TrainingData.load(project), choose_device(params.device)
     turns, result = take_turns(short, data, params.seed, device)
     tracking = measure_tracking(project, params, ModelId(model), data, result)
     report(model, turns, tracking, whole.training.epochs, results)
@@ -157,7 +158,7 @@ def measure_tracking(
         find_checkpoint(copy, params, model, device)  # as in the stage, which needs the hashes of the data anyway
         save_model(result.model, copy.model_file(model))
         write_history(copy.history(model), result.history)
-        write_json(copy.training_summary(model), summary := summarize(result))
+        write_json(copy.training_summary(model), asdict(summary := summarize(result)))
         started = time.perf_counter()
         with training_run(copy, params, model, tags=device.tags()) as run:
             if not ours.augmentation.is_off:

@@ -12,7 +12,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from mnist_pipeline.core.project import Project
+from mnist_pipeline.core.processes import held
+from mnist_pipeline.core.project import ModelId, Project
 
 MNIST = str(Path(sys.executable).with_name("mnist"))
 
@@ -72,6 +73,19 @@ def test_no_stage_starts_with_invalid_parameters(project: Project) -> None:
     assert not project.raw.exists()
 
 
+def test_a_model_that_is_being_trained_is_refused_before_anything_heavy_is_imported(project: Project) -> None:
+    code = "import sys\nfrom mnist_pipeline.cli import main\ntry: main()\nfinally: print('tensorflow' in sys.modules)"
+    command = [sys.executable, "-c", code, "train", "mlp"]
+    with held(project.training_lock("mlp"), "mlp is being trained", "train another seed"):
+        done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stdout == "False\n"
+    (refusal,) = done.stderr.splitlines()
+    assert refusal.startswith(f"error: mlp is being trained in process {os.getpid()} since 2")
+    assert refusal.endswith(": wait for it, or train another seed of it with --seed.")
+    assert project.training_lock(ModelId("mlp", 7)) != project.training_lock("mlp")
+
+
 def test_commands_work_from_a_subfolder_and_name_what_is_missing(project: Project) -> None:
     done = mnist("split", folder=project.split)
     assert done.returncode == 1
@@ -111,6 +125,11 @@ def test_the_doctor_finds_a_broken_setup(project: Project) -> None:
     for word in ("python", "tensorflow", "device", "project", "store", "data"):
         assert word in done.stdout
     project.params.write_text("seed: none\n", encoding="utf-8")
+    rwlock = project.root / ".dvc" / "tmp" / "rwlock"
+    rwlock.parent.mkdir(parents=True)
+    rwlock.touch()  # as DVC leaves it on a full disk
     done = mnist("doctor", folder=project.root)
     assert done.returncode == 1
     assert "broken" in done.stdout
+    assert "is removed" in done.stdout
+    assert not rwlock.exists()

@@ -3,7 +3,6 @@
 Everything heavy is imported inside the command that needs it, so that `mnist --help` answers at once.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Never
 import typer
 
 from mnist_pipeline.core.console import console, quiet_native_logs, say, warn
-from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.errors import UserError, explain
+from mnist_pipeline.core.processes import held
 from mnist_pipeline.core.project import ModelId, Project, find_project
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ MODELS = "Models"
 
 Reference = Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(envvar="MNIST_STUDIES", help="PostgreSQL database that keeps the studies; mlruns/optuna by default."),
+]
 ModelName = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of params.yaml's; the model is then NAME_seedN.")]
 
@@ -53,15 +57,19 @@ def run_command(application: Callable[[], object]) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         application()
-    except UserError as error:
-        _refuse(str(error))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            _refuse(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.")
-        from mnist_pipeline.provenance.redaction import redact
+        sentence = explain(error)
+        if not sentence and "mlflow" in sys.modules:  # its store may have been lost on the way
+            from mnist_pipeline.tracking.store import what_is_wrong
 
-        # A bug, with its traceback; but what libraries say of an address may have a password in it.
-        sys.stderr.write(redact(traceback.format_exc()))
+            sentence = what_is_wrong(error)
+        if sentence:
+            console(stderr=True).print(f"error: {sentence}", markup=False, style="red")
+        else:
+            from mnist_pipeline.provenance.redaction import redact
+
+            # A bug, with its traceback; but what libraries say of an address may have a password in it.
+            sys.stderr.write(redact(traceback.format_exc()))
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:
@@ -69,13 +77,18 @@ def run_command(application: Callable[[], object]) -> None:
         raise
 
 
-def _refuse(sentence: str) -> Never:
-    console(stderr=True).print(f"error: {sentence}", markup=False, style="red")
-    sys.exit(1)
-
-
 def _interrupt(*_: object) -> Never:
     raise KeyboardInterrupt
+
+
+@app.command(hidden=True)
+def ready() -> None:
+    """Check what `dvc repro` reads before it starts, and remove the lock that a full disk has cut off."""
+    from mnist_pipeline.provenance.pipeline import make_ready
+
+    project, _ = _open()
+    if done := make_ready(project):
+        warn(done)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -109,10 +122,11 @@ def normalize() -> None:
 def train(name: ModelName, seed: Seed = None) -> None:
     """Train one model on the train and validation splits; write `models/NAME` and an MLflow run."""
     project, params, model = _open_model(name, seed)
-    with quiet_native_logs():
-        from mnist_pipeline.stages import train as stage
+    with held(project.training_lock(model), f"{model} is being trained", "train another seed of it with --seed"):
+        with quiet_native_logs():
+            from mnist_pipeline.stages import train as stage
 
-    stage.run(project, params, model)
+        stage.run(project, params, model)
 
 
 @app.command(rich_help_panel=PIPELINE)
@@ -136,18 +150,29 @@ def register() -> None:
 
 @app.command(rich_help_panel=EXPERIMENTS)
 def sync() -> None:
-    """Give each model in `models/` its MLflow run, wherever DVC restored the files or the store was lost."""
-    from mnist_pipeline.registry.candidate import lacks_best
+    """Give each model in `models/`, each registered version and each study what MLflow lacks of it."""
+    from mnist_pipeline.registry.sync import lacks_best, sync_versions
     from mnist_pipeline.tracking.sync import sync as run
 
     project, params = _open()
-    for line in run(project, params):
+    found = run(project, params)
+    sync_versions(project, params, found)
+    for line in found.restored:
         say(line)
+    for line in found.lost:
+        warn(line)
+    if any(project.studies.glob("*.log")):
+        from mnist_pipeline.tuning.tune import sync_studies
+
+        for line in sync_studies(project):
+            say(line)
+    if found.refused:
+        raise UserError("\n".join(found.refused))
     if lacks_best(project):
         from mnist_pipeline.stages import register as stage
 
         stage.run(project, params)
-    say("MLflow agrees with the workspace.")
+    say("MLflow has all that could be restored." if found.lost else "MLflow agrees with the workspace.")
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
@@ -181,7 +206,7 @@ def reproduce(
 def tune(
     name: ModelName,
     trials: Annotated[int, typer.Option(min=1, help="How many trials the study shall have in the end.")] = 20,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at once; they share the cores.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of its own.")] = 1,
     timeout: Annotated[str | None, typer.Option(help="No trial starts after this: 90s, 30m, 1h30m.")] = None,
     study: Annotated[str | None, typer.Option(help="The study to start or to go on with; MODEL by default.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial, instead of the model's own.")] = None,
@@ -191,6 +216,19 @@ def tune(
     max_parameters: Annotated[
         int | None, typer.Option(min=1, help="Most weights of a network; a trial with more is not trained.")
     ] = None,
+    cpus_per_trial: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cores; by default they share this machine's, or have one each."),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None, typer.Option(min=0, help="GPUs, or a share such as 0.25; by default they share all.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to join: auto or HOST:PORT; else Ray starts here."),
+    ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Serve Ray's dashboard meanwhile.")] = False,
+    storage: Storage = None,
     adopt: Annotated[bool, typer.Option("--adopt", help="Then do as `mnist adopt STUDY`.")] = False,
     confirm: Annotated[int, typer.Option(min=0, help="With --adopt: other seeds to train with first.")] = 3,
 ) -> None:
@@ -200,13 +238,14 @@ def tune(
     project, params = _open()
     plan = make_plan(
         project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs,
-        objective=objective, max_parameters=max_parameters, adopt=adopt,
+        objective=objective, max_parameters=max_parameters, adopt=adopt, storage=storage,
     )  # fmt: skip
+    from mnist_pipeline.tuning.cluster import Resources
     from mnist_pipeline.tuning.tune import tune as run
 
-    run(plan, workers)
+    run(plan, Resources(workers, cpus_per_trial, gpus_per_trial, address, dashboard))
     if adopt:
-        adopt_study(plan.study, confirm)
+        adopt_study(plan.study, confirm, storage=storage)
 
 
 @app.command("adopt", rich_help_panel=EXPERIMENTS)
@@ -217,12 +256,13 @@ def adopt_study(
         int | None,
         typer.Option(min=0, help="Which trial; the best one by default, a choice of yours on a Pareto front."),
     ] = None,
+    storage: Storage = None,
 ) -> None:
     """Write a study's best parameters into params.yaml, if they beat the current ones on other seeds too."""
     project, params = _open()
     from mnist_pipeline.tuning.adopt import adopt
 
-    adopt(project, params, study, confirm, trial)
+    adopt(project, params, study, confirm, trial, storage)
 
 
 studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)
@@ -230,27 +270,41 @@ app.add_typer(studies, name="study", rich_help_panel=EXPERIMENTS)
 
 
 @studies.command("list")
-def list_studies() -> None:
+def list_studies(storage: Storage = None) -> None:
     """Print one row per study: its objective, trials, the best one, and the parameters that it started from."""
     from mnist_pipeline.tuning.results import show_studies
+    from mnist_pipeline.tuning.storage import find_studies
 
-    show_studies(find_project())
+    show_studies(find_studies(find_project(), storage))
 
 
 @studies.command("show")
-def show_study(name: Study) -> None:
-    """Print a study's trials, best first, its Pareto front if it has one, and how much each parameter mattered."""
+def show_study(
+    name: Study,
+    show_all: Annotated[bool, typer.Option("--all", help="All trials, not only the best 20.")] = False,
+    storage: Storage = None,
+) -> None:
+    """Print a study's best trials, its Pareto front if it has one, and how much each parameter mattered."""
     from mnist_pipeline.tuning.results import show_study as show
+    from mnist_pipeline.tuning.storage import find_studies
 
-    show(find_project(), name)
+    show(find_studies(find_project(), storage), name, limit=None if show_all else 20)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
-def ui(port: Annotated[int, typer.Option(min=1, max=65_535, help="Port on this machine.")] = 5000) -> None:
+def ui(
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port on this machine; the next free one from 5000 by default."),
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the browser, where there is a desktop.")
+    ] = True,
+) -> None:
     """Browse runs and models in MLflow's web page, until Ctrl+C."""
     from mnist_pipeline.tracking.ui import serve
 
-    serve(find_project(), port)
+    serve(find_project(), port, browser=browser)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)

@@ -8,9 +8,10 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from mnist_pipeline.core.console import console
-from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.errors import UserError, explain
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.provenance.environment import code_tags
+from mnist_pipeline.provenance.pipeline import make_ready
 from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.store import open_store, tracking_uri
 from mnist_pipeline.training.params import load_params
@@ -26,7 +27,7 @@ def run() -> bool:
         try:
             state = check()
         except Exception as error:  # any failure of a check is a finding
-            mark, style, state = "broken", "red", str(error) or type(error).__name__
+            mark, style, state = "broken", "red", explain(error) or str(error) or type(error).__name__
             healthy = False
         console().print(f"[{style}]{mark:<6}[/] {what:<10} ", end="")
         console().print(state, markup=False)
@@ -43,6 +44,7 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     with suppress(UserError):  # without a project there is no more to examine
         project = find_project()
         yield "params", lambda: f"valid, trains {', '.join(load_params(project.params).train)}"
+        yield "pipeline", lambda: make_ready(project) or "dvc.yaml and dvc.lock can be read"
         yield "git", lambda: _git(project)
         yield "store", lambda: _store(project)
         yield "data", lambda: _data(project)

@@ -2,29 +2,42 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from mnist_pipeline.core.console import console, say
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import read_json
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.core.records import read_json
+from mnist_pipeline.registry.candidate import read_best
 from mnist_pipeline.training.params import Params
 
 COLUMNS = {
-    "validation accuracy": ("val_accuracy", "{:.2%}"),
-    "test accuracy": ("test_accuracy", "{:.2%}"),
-    "parameters": ("parameters", "{:,}"),
+    "validation accuracy": "{0.val_accuracy:.2%}",
+    "test accuracy": "{0.test_accuracy:.2%}",
+    "parameters": "{0.parameters:,}",
 }
-"""Key in `metrics.json`, and form, of what each column shows."""
+"""What each column shows of a model's `Results`."""
 NEXT_STEPS = {
     "ui": "browse the runs and the registered model in MLflow",
     "tune cnn --trials 20": "search better hyperparameters with Optuna",
     "predict data/raw/t10k-images-idx3-ubyte --index 0": "read a digit with the best model",
 }
 """What to type after `mnist`, and why."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `reports/<model>/metrics.json` says, as far as it is shown."""
+
+    val_accuracy: float
+    """Share of the validation images that the model read rightly."""
+    test_accuracy: float
+    """Share of the test images that it read rightly."""
+    parameters: int
+    """Number of weights."""
 
 
 def show(project: Project, params: Params) -> None:
@@ -36,14 +49,14 @@ def show(project: Project, params: Params) -> None:
     trained = {name: _results(project, name) for name in params.train}
     if not any(trained.values()):
         raise UserError("No model is trained yet: run `dvc repro` (or `make run`) first.")
-    best = read_json(project.best, "mnist register")["model"] if project.best.exists() else None
+    best = read_best(project)
     table = Table("model", title="Trained models", title_justify="left")
     for heading in COLUMNS:
         table.add_column(heading, justify="right")
     table.add_column("")
     for name, results in trained.items():
-        cells = [form.format(results[key]) if key in results else "-" for key, form in COLUMNS.values()]
-        table.add_row(name, *cells, "best" if name == best else "")
+        cells = (form.format(results) if results else "-" for form in COLUMNS.values())
+        table.add_row(name, *cells, "best" if best and name == best.model else "")
     console().print(table)
     width = max(map(len, NEXT_STEPS))
     say("Next:")
@@ -59,7 +72,8 @@ def _mnist() -> str:
     return str(command.relative_to(Path.cwd()))
 
 
-def _results(project: Project, name: str) -> dict[str, Any]:
-    """Return what the model's report says; empty where it is not trained and evaluated."""
-    path = project.metrics(name)
-    return read_json(path, f"mnist evaluate {name}") if path.exists() and project.model_file(name).exists() else {}
+def _results(project: Project, name: str) -> Results | None:
+    """Return what the model's report says; None where it is not trained and evaluated."""
+    if not (project.metrics(name).exists() and project.model_file(name).exists()):
+        return None
+    return read_json(project.metrics(name), Results, f"mnist evaluate {name}")

@@ -1,6 +1,5 @@
 """Nobody ever sees half a file, and what a killed process left behind is removed."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnist_pipeline.core.files import atomic_path
+from mnist_pipeline.core.processes import identity
 
 KILLED = """
 import os, signal, sys
@@ -36,7 +36,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_but_not_what_a_living_
     subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False)
     assert not target.exists()
     assert len([*tmp_path.iterdir()]) == 1
-    alive = tmp_path / f".file.txt-{os.getpid()}-abc"
+    alive = tmp_path / f".file.txt-{identity()}-abc"
     alive.mkdir()
     with atomic_path(target) as temporary:
         temporary.write_text("whole")

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import read_json
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.core.records import read_json
 from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation
 from mnist_pipeline.data.idx import images_name, labels_name
 from mnist_pipeline.data.params import Split
@@ -120,7 +121,7 @@ def test_the_stage_writes_raw_pixels_as_its_manifest_says(
     counts = pd.read_csv(project.class_counts)
     assert list(counts.columns) == ["subset", "label", "images"]
     assert counts.groupby("subset")["images"].sum().to_dict() == {"train": 150, "validation": 50, "test": 100}
-    summary = read_json(project.split_summary, made_by="")
+    summary = read_json(project.split_summary, dict[str, Any], "")
     assert summary["images"] == {"train": 150, "validation": 50, "test": 100}
     assert "0 pixel-identical across subsets" in capsys.readouterr().out
 
@@ -152,7 +153,7 @@ def test_the_stage_reports_images_shared_by_subsets(
     (project.raw / images_name("t10k")).write_bytes(to_idx(digits[0][:200]))
     (project.raw / labels_name("t10k")).write_bytes(to_idx(digits[1][:200]))
     stage.run(project, PARAMS)
-    assert read_json(project.split_summary, made_by="")["duplicates"]["test_in_train"] == 150
+    assert read_json(project.split_summary, dict[str, Any], "")["duplicates"]["test_in_train"] == 150
     assert "200 pixel-identical across subsets, 0 within" in capsys.readouterr().out
 
 

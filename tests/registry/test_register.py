@@ -14,20 +14,23 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import file_digest, read_json
+from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.core.records import read_json
 from mnist_pipeline.data.dataset import Subset, load_train, load_validation, save_subset
 from mnist_pipeline.evaluation.comparison import RULE, mcnemar
 from mnist_pipeline.evaluation.metrics import predict_probabilities
 from mnist_pipeline.models.model import load_model
 from mnist_pipeline.registry import contest
-from mnist_pipeline.registry.candidate import Candidate
+from mnist_pipeline.registry.candidate import Best, Candidate
 from mnist_pipeline.registry.catalogue import load_champion, rollback
 from mnist_pipeline.registry.registry import Registry, Version
 from mnist_pipeline.stages import evaluate, train
 from mnist_pipeline.stages import register as stage
+from mnist_pipeline.tracking.contents import Evaluation
 from mnist_pipeline.tracking.runs import find_run_by_digest
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.training.history import TrainingSummary
 from mnist_pipeline.training.params import Params, load_params
 from small_project import draw_digits, make_project, write_data
 from versions import register as register_in_process
@@ -116,11 +119,11 @@ def test_the_first_one_becomes_champion_and_has_a_card(
     assert champion is not None
     assert champion.tags["rule"] == RULE
     assert champion.tags["train_md5"] == file_digest(workspace.project.split / "train.npz")
-    decision = read_json(workspace.artifact("weak", "decisions/without_champion.json"), "")
+    decision = read_json(workspace.artifact("weak", "decisions/without_champion.json"), dict[str, Any], "")
     assert decision["outcome"] == "champion"
     assert decision["champion"] is decision["comparison"] is None
     card = workspace.artifact("weak", "model_card.md").read_text(encoding="utf-8")
-    report = read_json(workspace.project.test_report("weak"), "")
+    report = read_json(workspace.project.test_report("weak"), dict[str, Any], "")
     assert f"| test (only reported) | 300 | {report['accuracy']:.2%} |" in card
     assert workspace.artifact("weak", "report/figures/confidently_wrong.png").is_file()
     description = open_store(workspace.project).get_model_version("mnist", "1").description
@@ -145,7 +148,8 @@ def test_a_better_one_takes_over_with_evidence_and_a_worse_one_challenges(
     only_strong = int((right["strong"] & ~right["weak"]).sum())
     only_weak = int((right["weak"] & ~right["strong"]).sum())
     assert only_strong > only_weak
-    comparison = read_json(workspace.artifact("strong", "decisions/against_version_1.json"), "")["comparison"]
+    record = workspace.artifact("strong", "decisions/against_version_1.json")
+    comparison = read_json(record, dict[str, Any], "")["comparison"]
     assert comparison["images"] == 200
     assert comparison["only_candidate_right"] == only_strong
     assert comparison["only_champion_right"] == only_weak
@@ -161,7 +165,7 @@ def test_a_better_one_takes_over_with_evidence_and_a_worse_one_challenges(
     assert workspace.titles() == {"champion": "strong", "previous": "weak", "challenger": "weak"}
     assert "challenger: weak (version 1" in (said := capsys.readouterr().out)
     assert f"not better than version 2 (strong) on 200 validation images: accuracy {right['weak'].mean():.2%}" in said
-    assert read_json(workspace.project.best, "")["model"] == "weak"  # of this workspace, as DVC needs it
+    assert read_json(workspace.project.best, Best, "").model == "weak"  # of this workspace, as DVC needs it
 
     (workspace.project.split / "validation.npz").unlink()  # which a comparison would need: it is not done twice
     workspace.register("weak")
@@ -184,8 +188,9 @@ def test_what_is_loaded_as_the_champion_follows_a_rollback(workspace: Workspace)
 
 
 def test_ties_go_to_the_lower_validation_loss() -> None:
+    report = Evaluation(0, 0, 0, 0, 0, 0, 0, 0, 0, {}, "")
     tied = [
-        Candidate(ModelId(name), "", {"validation_accuracy": 0.9, "validation_loss": loss}, {})
+        Candidate(ModelId(name), "", TrainingSummary(0.9, loss, 1, 1, 1), report)
         for name, loss in (("a", 0.2), ("b", 0.1))
     ]
     assert max(tied, key=Candidate.rank).model == ModelId("b")
@@ -282,7 +287,7 @@ def resplit(trained: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Wor
 def test_after_another_split_the_champion_is_judged_on_what_it_never_saw(resplit: Workspace, tmp_path: Path) -> None:
     workspace = resplit.copy(tmp_path)
     workspace.register("strong")
-    decision = read_json(workspace.artifact("strong", "decisions/against_version_1.json"), "")
+    decision = read_json(workspace.artifact("strong", "decisions/against_version_1.json"), dict[str, Any], "")
     assert "on the 120 of 200 validation images that are new to it" in decision["reason"]
     assert decision["comparison"]["images"] == 120
     assert decision["comparison"]["champion"]["accuracy"] == workspace.reads_rightly("weak")[80:].mean()
@@ -317,10 +322,14 @@ def test_a_champion_whose_file_is_lost_is_not_replaced_silently(workspace: Works
     version = open_store(workspace.project).get_model_version_by_alias("mnist", "champion")
     model = open_store(workspace.project).get_logged_model(version.source.removeprefix("models:/"))
     folder = Path(model.artifact_location.removeprefix("file://"))
-    folder.rename(folder.with_name("lost"))
+    shutil.copytree(folder, folder.with_name("lost"))
+    (folder / "MLmodel").write_text("damaged: [")
     try:
-        with pytest.raises(UserError, match="model file of models:/mnist/1 is not in the MLflow store"):
+        with pytest.raises(
+            UserError, match=r"The files of models:/mnist/1 are lost or damaged .* `mnist sync` restores"
+        ):
             workspace.register("strong")
     finally:
+        shutil.rmtree(folder)
         folder.with_name("lost").rename(folder)
     assert workspace.titles() == {"champion": "weak"}

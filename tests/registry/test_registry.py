@@ -70,7 +70,7 @@ def test_the_title_moves_and_the_aliases_and_runs_follow(project: Project) -> No
 
 
 def test_a_rollback_goes_back_and_another_one_forth(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="no previous champion"):
+    with pytest.raises(UserError, match="no models:/mnist@champion to roll back"):
         rollback(project)
     crown(project, "1")
     with pytest.raises(UserError, match="no previous champion"):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from mnist_pipeline.reproduction.lineage import show
 from mnist_pipeline.reproduction.walk import walk
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.tracking.store import open_store
-from mnist_pipeline.training.history import Epoch, write_history
+from mnist_pipeline.training.history import Epoch, TrainingSummary, write_history
 from mnist_pipeline.training.params import Params, load_params
 from repository import MODULE, commit, git
 from small_project import make_project
@@ -38,8 +39,8 @@ def train(project: Project, params: Params) -> str:
         untrained = build_model(model.architecture, model.normalization, load_statistics(project.normalization))
         save_model(untrained, project.model_file(MLP))
         write_history(project.history(MLP), [epoch])
-        summary = {"validation_accuracy": 0.6, "validation_loss": 0.9, "best_epoch": 1, "epochs": 1, "parameters": 10}
-        write_json(project.training_summary(MLP), summary)
+        summary = TrainingSummary(0.6, 0.9, 1, 1, 10)
+        write_json(project.training_summary(MLP), asdict(summary))
         run.log_epochs(epoch)
         run.log_result(summary, 0.1)
     return run.run_id
@@ -147,6 +148,13 @@ def test_what_changed_since_is_told(trained: tuple[Project, str]) -> None:
     logged.write_bytes(b"other weights")
     assert states(project, run_id)["model file"] == "changed"
     logged.write_bytes(project.model_file(MLP).read_bytes())
+
+    for name, damage in (("lineage.json", '{"inputs": 3}'), ("lineage.json", "{"), ("params.yaml", "a: [")):
+        (file,) = project.artifacts.rglob(name)
+        content = file.read_bytes()
+        file.write_text(damage)
+        assert states(project, run_id)[name] == "changed"
+        file.write_bytes(content)
 
     (diff,) = project.artifacts.rglob("uncommitted.diff")
     text = diff.read_text()

@@ -211,8 +211,9 @@ def test_everything_that_is_missing_is_named_at_once(past: Past, capsys: pytest.
     client.set_tag(past.uncommitted, "git_commit", entity.data.tags["git_commit"])
     assert capsys.readouterr().err.splitlines() == [
         f"{past.uncommitted} cannot be reproduced here:",
-        f"  * model file: not in the store, so nothing can be compared with it (md5 {file_digest(trained)})",
-        "  * params.yaml: not among the artifacts of the run",
+        "  * model file: not intact in the store, nor anywhere else: nothing can be compared with it "
+        f"(md5 {file_digest(trained)})",
+        "  * params.yaml: not in the store any more; `mnist sync` may restore it",
         "  * data/split/validation.npz: neither in the workspace nor in DVC's cache, nor on a remote of DVC "
         f"(md5 {file_digest(validation)})",
         f"  * commit {'0' * 40}: not in this repository (`git fetch --all` may bring it)",
@@ -265,7 +266,9 @@ def test_code_that_commit_and_diff_do_not_give_is_named(past: Past) -> None:
     left_out = f"Left out, because the diff is longer than 1,000 characters: diff --git a/{MODULE} b/{MODULE}\n"
     diff.write_text(left_out + "".join(kept), encoding="utf-8")
     try:
-        with pytest.raises(ImpossibleError, match=r"^uncommitted\.diff: not the recorded one any more \(md5 \w+\)$"):
+        with pytest.raises(
+            ImpossibleError, match=r"^uncommitted\.diff: not the recorded one any more; `mnist sync` may"
+        ):
             checked(past, past.uncommitted).__enter__()
         client.set_tag(past.uncommitted, "git_diff_md5", file_digest(diff))
         with pytest.raises(ImpossibleError, match=rf"^src/mnist_pipeline/training: .*too long for {MODULE} \(md5"):

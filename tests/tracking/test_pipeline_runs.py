@@ -1,6 +1,7 @@
 """What MLflow holds after the stages ran: real stages, a real store, a small project."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,14 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import file_digest, read_json, write_json
+from mnist_pipeline.core.files import file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.core.records import read_json
+from mnist_pipeline.registry.candidate import Best
 from mnist_pipeline.tracking.runs import find_run_by_digest, training_run
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.views import MODELS_VIEWS, TRIALS_VIEWS
 from mnist_pipeline.training.params import Params, load_params
-from small_project import draw_digits, make_project
+from small_project import ROOT, draw_digits, make_project
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +58,29 @@ def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]
     assert run.data.params["normalization"] == "unit"
     for metric in ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "epoch_seconds"):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
-    assert run.data.metrics["test_accuracy"] == read_json(project.test_report("cnn"), "")["accuracy"]
+    assert run.data.metrics["test_accuracy"] == read_json(project.test_report("cnn"), dict[str, Any], "")["accuracy"]
     assert run.data.metrics["training_seconds"] > 0
     assert {"python", "tensorflow", "git_commit", "device_kind"} <= set(run.data.tags)
     assert "cnn" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_views_show_what_is_really_logged(finished: tuple[Project, Params]) -> None:
+    project, _ = finished
+    run = find_run_by_digest(open_store(project), file_digest(project.model_file("cnn")))
+    assert run is not None
+    curves = [chart["metricKey"] for chart in MODELS_VIEWS[1].state["compareRunCharts"]]
+    assert {*re.findall(r"metrics\.`(\w+)`", str(MODELS_VIEWS)), *curves} <= set(run.data.metrics)
+    varied = set(re.findall(r"params\.`([\w.]+)`", str(TRIALS_VIEWS)))
+    spaces = YAML(typ="safe").load(ROOT / "params.yaml")["tune"]["space"]
+    assert all(varied <= set(space) for space in spaces.values())
+
+
+def test_an_experiment_of_before_gets_the_views(project: Project) -> None:
+    client = open_store(project)
+    experiment = client.get_experiment_by_name("mnist-tuning")
+    client.delete_experiment_tag(experiment.experiment_id, "mlflow.sharedViewState.trials")
+    open_store(project)
+    assert client.get_experiment_by_name("mnist-tuning").tags == experiment.tags
 
 
 def test_data_sets_carry_the_hashes_of_dvc(finished: tuple[Project, Params]) -> None:
@@ -159,13 +183,13 @@ def test_a_model_trained_again_to_the_same_bytes_is_the_same_version(finished: t
     project, params = finished
     client = open_store(project)
     before = project.best.read_bytes()
-    train.run(project, params, ModelId(read_json(project.best, "")["model"]))
+    train.run(project, params, ModelId(read_json(project.best, Best, "").model))
     register.run(project, params)
     versions = client.search_model_versions("name = 'mnist'")
     assert len(versions) == 1
     assert project.best.read_bytes() == before
     champion = client.get_model_version_by_alias("mnist", "champion")
-    name = read_json(project.best, "")["model"]
+    name = read_json(project.best, Best, "").model
     assert champion.tags["model"] == name
     assert champion.tags["model_md5"] == file_digest(project.model_file(name))
     assert "validation (chosen by this)" in (champion.description or "")
@@ -186,9 +210,9 @@ def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
             (project.training_summary(name), "validation_accuracy", validation),
             (project.test_report(name), "accuracy", test),
         ):
-            write_json(path, read_json(path, "") | {key: value})
+            write_json(path, read_json(path, dict[str, Any], "") | {key: value})
     register.run(project, params)
-    assert read_json(project.best, "")["model"] == "mlp"
+    assert read_json(project.best, Best, "").model == "mlp"
     client = open_store(project)
     assert client.get_model_version_by_alias("mnist", "champion").tags["model"] == "mlp"
     # The store was gone: the run was rebuilt from the files, curves and model included.
@@ -254,13 +278,38 @@ def wait_until(happens: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen within 20 seconds")
 
 
+def test_a_training_that_is_killed_when_its_model_is_logged_has_one_model_in_the_end(
+    project: Project, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mnist_pipeline.stages import train
+    from mnist_pipeline.tracking.runs import TrainingRun
+
+    log_result = TrainingRun.log_result
+
+    def log_and_die(*arguments: Any) -> None:
+        log_result(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "log_result", log_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(project, params, ModelId("mlp"))
+    monkeypatch.setattr(TrainingRun, "log_result", log_result)
+    train.run(project, params, ModelId("mlp"))
+    client = open_store(project)
+    (run,) = client.search_runs([client.get_experiment_by_name("mnist").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert len(client.get_run(run.info.run_id).outputs.model_outputs) == 1
+
+
 def test_a_run_whose_process_was_killed_does_not_stay_running(project: Project, params: Params) -> None:
     client = open_store(project)
     with training_run(project, params, ModelId("mlp"), tags={}) as run:
         pass
+    client.update_run(run.run_id, status="RUNNING")
+    with training_run(project, params, ModelId("cnn"), tags={}):
+        assert client.get_run(run.run_id).info.status == "RUNNING"  # for this process, which opened it, lives
     # What kill -9 leaves behind: a run that says RUNNING, of a process that is no more.
     client.set_tag(run.run_id, "process", "999999999 1.00")
-    client.update_run(run.run_id, status="RUNNING")
     with training_run(project, params, ModelId("cnn"), tags={}) as other:
         assert client.get_run(run.run_id).info.status == "KILLED"
         assert client.get_run(other.run_id).info.status == "RUNNING"

@@ -18,11 +18,16 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from mnist_pipeline.core.files import file_digest, read_json
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.core.records import read_json
 from mnist_pipeline.provenance.inputs import present_inputs, recorded_inputs
 from mnist_pipeline.provenance.pipeline import read_lock
-from mnist_pipeline.registry.candidate import lacks_best
+from mnist_pipeline.registry.candidate import Best
+from mnist_pipeline.registry.catalogue import show_models
+from mnist_pipeline.registry.registry import Registry
+from mnist_pipeline.registry.sync import lacks_best, sync_versions
 from mnist_pipeline.reproduction.walk import walk
 from mnist_pipeline.stages import register
 from mnist_pipeline.tracking.store import open_store
@@ -136,10 +141,12 @@ class Workspace:
     def mnist_sync(self) -> list[str]:
         """Do what the command does, in this process."""
         params = load_params(self.project.params)
-        restored = sync(self.project, params)
+        found = sync(self.project, params)
+        sync_versions(self.project, params, found)
+        assert found.refused == []
         if lacks_best(self.project):
             register.run(self.project, params)
-        return restored
+        return [*found.restored, *found.lost]
 
     def runs(self) -> list[Any]:
         client = open_store(self.project)
@@ -222,6 +229,11 @@ def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace)
     here.lose_store()
 
     here.checkout(first)
+    with pytest.raises(UserError, match="No model is registered yet: run `mnist sync`"):
+        show_models(here.project)
+    for reference in ("0123", "models:/mnist@champion"):
+        with pytest.raises(UserError, match="`mnist sync`"):
+            walk(here.project, reference).__enter__()
     assert here.sync() == [RUN, REPORT]
     run = here.run_of_model()
     assert run.info.status == "FINISHED"
@@ -244,6 +256,91 @@ def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace)
     assert here.sync() == [RUN, REPORT]
     assert here.run_of_model().data.params["seed"] == "1"
     assert len(here.runs()) == 2
+
+
+def test_what_the_store_lost_of_its_files_comes_back(here: Workspace) -> None:
+    """Of the model in the workspace, version 2, all of it; of version 1, the model from DVC's cache."""
+    runs = {run.info.run_id for run in here.runs()}
+    shutil.rmtree(here.root / "mlruns" / "mnist")
+    with pytest.raises(UserError, match="files of models:/mnist/2 are lost or damaged"):
+        load_version(here, "2")
+    lost_card = "version 1 (mlp): the store has lost model_card.md, which neither the workspace nor DVC's cache can"
+    assert [line.partition(" replace")[0] for line in here.mnist_sync()] == [
+        "mlp: the store had lost or damaged the model, params.yaml, lineage.json, 5 of 5 files of its test report; "
+        "restored from the workspace",
+        "version 2 (mlp): the store had lost or damaged model_card.md, trained_on.npy; restored",
+        "version 1 (mlp): the store had lost or damaged the model, trained_on.npy; restored",
+        lost_card,
+    ]
+    with walk(here.project, "models:/mnist/2") as walked:
+        assert [part.what for step in walked.findings for part in step.all() if part.state != "verified"] == []
+    load_version(here, "1")
+    assert {run.info.run_id for run in here.runs()} == runs
+
+    artifacts = next(here.root.glob(f"mlruns/mnist/{here.run_of_model().info.run_id}/artifacts"))
+    (artifacts / "report" / "history.csv").unlink()
+    (artifacts / "params.yaml").write_text("a: [")
+    for file in here.root.glob("mlruns/mnist/models/*/artifacts/data/model.keras"):
+        os.truncate(file, 100)
+    shutil.move(here.root / ".dvc" / "cache", here.root / "away")
+    said = here.mnist_sync()
+    assert said[0].startswith("mlp: the store had lost or damaged the model, params.yaml, history.csv; restored")
+    assert said[1].startswith("version 1 (mlp): the store has lost the model, model_card.md, which neither")
+    shutil.move(here.root / "away", here.root / ".dvc" / "cache")
+    assert here.mnist_sync()[0] == "version 1 (mlp): the store had lost or damaged the model; restored"
+
+    here.checkout("main~1")  # where version 1 is the model of the workspace
+    assert here.sync() == [
+        "mlp: the store had lost or damaged params.yaml, lineage.json, 5 of 5 files of its test report; "
+        "restored from the workspace",
+        "version 1 (mlp): the store had lost or damaged model_card.md; restored",
+    ]
+    here.checkout("main")
+
+
+def load_version(here: Workspace, number: str) -> None:
+    registry = Registry(open_store(here.project))
+    registry.load(next(version for version in registry.versions() if version.number == number))
+
+
+def test_a_file_that_is_not_the_recorded_one_gets_no_run(here: Workspace) -> None:
+    model, history = here.project.model_file("mlp"), here.project.history("mlp")
+    intact = {path: path.read_bytes() for path in (model, history)}
+    for delete_run in (False, True):
+        if delete_run:
+            open_store(here.project).delete_run(here.run_of_model().info.run_id)
+        before = here.runs()
+        for path, content in intact.items():
+            path.write_bytes(content[:-10])
+            (sentence,) = sync(here.project, load_params(here.project.params)).refused
+            assert sentence.startswith(f"dvc.lock records another {path.relative_to(here.home)}, so MLflow was told")
+            assert "`dvc repro`" in sentence
+            path.write_bytes(content)
+        assert len(here.runs()) == len(before)
+    assert RUN in here.mnist_sync()
+    model.write_bytes(intact[model][:-10])
+    here.run("dvc checkout --force models/mlp/model.keras")  # as the sentence says
+    assert model.read_bytes() == intact[model]
+
+
+def test_a_model_trained_by_hand_gets_its_run_back_unless_it_is_damaged(here: Workspace) -> None:
+    here.set_seed(4)
+    here.run(f"{sys.executable} src/quick_stages.py train mlp")
+    assert here.sync() == []  # for the training wrote its run
+    for damaged in (False, True):
+        run = here.run_of_model()
+        open_store(here.project).delete_run(run.info.run_id)
+        if damaged:
+            os.truncate(here.project.model_file("mlp"), 2_000)
+        found = sync(here.project, load_params(here.project.params))
+        if damaged:
+            assert "cannot be loaded as a Keras model" in found.refused[0]
+            assert found.restored == []
+        else:
+            assert found.restored == [RUN]
+            assert here.run_of_model().data.tags["restored_from"] == "the files at hand"
+    here.run("git checkout --quiet params.yaml")
+    here.run("dvc checkout --force")
 
 
 def test_a_reverted_parameter_finds_its_run_or_gets_it_back(here: Workspace) -> None:
@@ -305,7 +402,7 @@ def test_a_fresh_clone_that_pulled_gets_runs_and_champion(here: Workspace, tmp_p
     assert run.data.tags["restored"] == "true"
     client = open_store(clone.project)
     assert client.get_model_version_by_alias("mnist", "champion").run_id == run.info.run_id
-    assert read_json(clone.project.best, "")["model_md5"] == run.data.tags["model_md5"]
+    assert read_json(clone.project.best, Best, "").model_md5 == run.data.tags["model_md5"]
     assert clone.sync() == []
 
 

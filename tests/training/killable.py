@@ -23,8 +23,9 @@ def train_in_process(folder: str, kill_after: float | None) -> None:
         folder: where the checkpoint and the results are.
         kill_after: seconds after the first epoch of this process at which it kills itself; never if None.
     """
+    from mnist_pipeline.training.data import TrainingData
     from mnist_pipeline.training.devices import choose_device
-    from mnist_pipeline.training.trainer import TrainingData, train
+    from mnist_pipeline.training.trainer import train
 
     def on_epoch(_: Epoch) -> None:
         if kill_after is not None and threading.active_count() < 3:

@@ -45,7 +45,8 @@ def fit(
     """Train; return the numbers of each epoch, the weights and what can be said of the network's types."""
     import keras
 
-    from mnist_pipeline.training.trainer import TrainingData, train
+    from mnist_pipeline.training.data import TrainingData
+    from mnist_pipeline.training.trainer import train
 
     device = Device("cpu", names, precision, xla=xla)
     result = train(model, TrainingData(TRAIN, VALIDATION, STATISTICS), seed=0, device=device, **more)
@@ -104,7 +105,8 @@ def save_and_load(precision: Any) -> dict[str, Any]:
     import keras
 
     from mnist_pipeline.models.model import save_model
-    from mnist_pipeline.training.trainer import TrainingData, train
+    from mnist_pipeline.training.data import TrainingData
+    from mnist_pipeline.training.trainer import train
 
     device, data = Device("cpu", ONE, precision, xla=False), TrainingData(TRAIN, VALIDATION, STATISTICS)
     result = train(make_model("cnn", epochs=1), data, seed=0, device=device)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.records import read_table
 from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.training.history import Epoch, best_epoch, read_history, write_history
+from mnist_pipeline.training.history import Epoch, best_epoch, write_history
 from mnist_pipeline.training.params import ModelParams
 from small_project import draw_digits, tiny_params
 
@@ -28,8 +29,9 @@ def change(model: ModelParams, **training: Any) -> ModelParams:
 
 def fit(model: ModelParams, seed: int = 0, **more: Any) -> Any:
     from mnist_pipeline.data.normalize import fit as fit_statistics
+    from mnist_pipeline.training.data import TrainingData
     from mnist_pipeline.training.devices import choose_device
-    from mnist_pipeline.training.trainer import TrainingData, train
+    from mnist_pipeline.training.trainer import train
 
     data = TrainingData(TRAIN, VALIDATION, fit_statistics(TRAIN.images))
     return train(model, data, seed=seed, device=choose_device("cpu"), **more)
@@ -192,7 +194,7 @@ def test_history_survives_its_file_bit_for_bit(tmp_path: Path) -> None:
     history = [Epoch(1, 1 / 3, 0.1, 2 / 7, 0.5, 1e-3), Epoch(2, 0.2, 0.3, 0.1, 0.5, 1e-9)]
     history.append(Epoch(3, 0.1, 0.4, 0.05, 0.4, 1e-9))
     write_history(tmp_path / "history.csv", history)
-    assert read_history(tmp_path / "history.csv") == history
+    assert read_table(tmp_path / "history.csv", Epoch, "mnist train") == history
     assert best_epoch(history, "accuracy").epoch == 2  # the tie in accuracy goes to the lower loss
     assert best_epoch(history, "loss").epoch == 3
 

@@ -1,16 +1,18 @@
-"""A project so small that a trial takes a second: 200 noisy pictures of ten patterns, a perceptron of 8 units."""
+"""A project so small that a trial takes a second, and one Ray for many studies."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
+from commands import running_ray
 
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.data.dataset import Subset, load_train, save_subset
+from mnist_pipeline.data.dataset import save_subset
 from mnist_pipeline.data.normalize import fit, save_statistics
 from mnist_pipeline.training.params import Params
+from mnist_pipeline.tuning.cluster import Resources
 from mnist_pipeline.tuning.plan import Plan, make_plan
+from small_project import draw_digits
 
 PARAMS = """\
 seed: 0
@@ -48,13 +50,10 @@ def make_project(root: Path) -> Project:
     project = Project(root=root, top=root, home=root)
     project.params.write_text(PARAMS)
     (root / "dvc.yaml").write_text("stages: {}\n")
-    random = np.random.default_rng(0)
-    patterns = random.random((10, 28, 28))
-    for name, count in (("train", 200), ("validation", 100)):
-        labels = np.arange(count, dtype=np.uint8) % 10
-        noisy = 255 * (0.3 * patterns[labels] + 0.7 * random.random((count, 28, 28)))
-        save_subset(project.split / f"{name}.npz", Subset(noisy.astype(np.uint8), labels))
-    save_statistics(project.normalization, fit(load_train(project.split).images))
+    subsets = {"train": draw_digits(200, seed=0), "validation": draw_digits(100, seed=1)}
+    for name, subset in subsets.items():
+        save_subset(project.split / f"{name}.npz", subset)
+    save_statistics(project.normalization, fit(subsets["train"].images))
     return project
 
 
@@ -67,10 +66,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         yield make_project(tmp_path_factory.mktemp("project"))
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project of one module's own, whose store nobody has created yet."""
-    return make_project(tmp_path_factory.mktemp("empty"))
+@pytest.fixture(scope="session")
+def ray() -> Iterator[Resources]:
+    """One worker of a Ray that the tests share: starting one takes seconds."""
+    with running_ray(cpus=4) as address:
+        yield Resources(address=address)
 
 
 @pytest.fixture

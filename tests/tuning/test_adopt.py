@@ -5,25 +5,31 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import keras
 import pytest
-from studies import made_up, runs_of, told
+from studies import runs_of, scripted, study_of, told
 
 from mnist_pipeline import cli
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.stages import train
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.training import trainer
+from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import ModelParams, Params, load_params
 from mnist_pipeline.training.trainer import TrainingResult
 from mnist_pipeline.tuning import adopt as adoption
-from mnist_pipeline.tuning import trial as running
+from mnist_pipeline.tuning import tune as tuning
 from mnist_pipeline.tuning.adopt import adopt, rewrite
+from mnist_pipeline.tuning.cluster import Resources
 from mnist_pipeline.tuning.plan import Plan, make_plan
 from mnist_pipeline.tuning.space import apply
-from mnist_pipeline.tuning.study import create_or_resume, load_study, values_of
+from mnist_pipeline.tuning.study import create_or_resume, values_of
 from small_project import ROOT, make_project
 
 SHIPPED = ROOT / "params.yaml"
@@ -84,9 +90,11 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         def train(model: ModelParams, _: Any, *, seed: int, **options: Any) -> TrainingResult:
             asked.append(seed)
             number, weights = current if model == plan.params.model("tiny") else new
-            return made_up([number], weights)
+            network = cast("keras.Model", SimpleNamespace(count_params=lambda: weights))
+            epoch = Epoch(1, 1.0, 0.5, number, number, 0.01)
+            return TrainingResult(network, [epoch], epoch, 0.1)
 
-        monkeypatch.setattr(running, "train", train)
+        monkeypatch.setattr(trainer, "train", train)
         return asked
 
     return confirm
@@ -107,7 +115,7 @@ def test_by_loss_the_lower_is_adopted_and_the_epochs_are_chosen_by_it(
     plan = told(make_plan(project, params, "tiny", trials=3, objective="loss"), [0.5], [0.1], [0.7])
     seeds((0.9, 10), (0.9 + gain, 10), plan)
     adopt(project, params, "tiny", 1)
-    best = load_study(plan.file).best_trial
+    best = study_of(plan).best_trial
     assert best.number == 1
     wanted = apply(params.model("tiny"), {"training.monitor": "loss", **values_of(best)})
     assert adopted_model(plan) == (wanted if adopted else params.model("tiny"))
@@ -115,7 +123,7 @@ def test_by_loss_the_lower_is_adopted_and_the_epochs_are_chosen_by_it(
 
 def test_a_trial_other_than_the_best_can_be_chosen(studied: Plan) -> None:
     adopt(studied.project, studied.params, "tiny", 0, number=2)
-    third = load_study(studied.file).get_trials()[2]
+    third = study_of(studied).get_trials()[2]
     assert adopted_model(studied) == apply(studied.params.model("tiny"), values_of(third))
 
 
@@ -182,24 +190,17 @@ def test_a_study_without_a_complete_trial_is_refused(plan: Plan) -> None:
 
 
 def test_tuned_adopted_trained_and_linked(
-    project: Project, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plan: Plan, ray: Resources, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`mnist tune --adopt` and the training after it, whose run and the winner's name each other."""
-    numbers = iter([0.5, 0.9, 0.7])
-
-    def train_once(*_: Any, on_epoch: Any, **options: Any) -> TrainingResult:
-        result = made_up([next(numbers)], weights=10)
-        on_epoch(result.best)
-        return result
-
-    monkeypatch.setattr(running, "train", train_once)
-    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(tuning, "tune", partial(tuning.tune, worker=scripted([0.5], [0.9], [0.7])))
+    monkeypatch.setenv("RAY_ADDRESS", str(ray.address))
+    monkeypatch.chdir(plan.project.root)
     cli.app(["tune", "tiny", "--trials", "3", "--epochs", "1", "--adopt", "--confirm", "0"], standalone_mode=False)
     assert "+      optimizer: {name: adam, learning_rate: " in capsys.readouterr().out
-    plan = make_plan(project, params, "tiny", trials=3, epochs=1)
-    changed = load_params(project.params)
+    project, changed = plan.project, load_params(plan.project.params)
     assert changed.model("tiny").training.epochs == 2  # those of a trial are the study's affair
-    for adopted in (changed, params):
+    for adopted in (changed, plan.params):
         train.run(project, adopted, ModelId("tiny"))
     study, trials = runs_of(plan)
     assert study.data.tags["budget"] == "3 trials, 1 epoch each at most, 1 at once"

@@ -2,33 +2,32 @@
 
 import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from studies import told
+from studies import study_of, told
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.training.params import Params
 from mnist_pipeline.tuning.plan import make_plan
 from mnist_pipeline.tuning.results import show_studies, show_study
-from mnist_pipeline.tuning.study import load_study
+from mnist_pipeline.tuning.storage import find_studies
+
+SPACE = ["hidden_units", "dropout", "learning_rate"]
 
 
 def test_one_row_per_study_whatever_its_objective(
     project: Project, params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="start one with `mnist tune MODEL`"):
-        show_studies(project)
+        show_studies(find_studies(project))
     told(make_plan(project, params, "tiny", trials=2, study="a"), [0.5], [0.75])
     told(make_plan(project, params, "tiny", trials=2, study="b", objective="loss"), [0.5], [0.75])
     told(
         make_plan(project, params, "tiny", trials=2, study="c", objective="accuracy,parameters"), [0.5, 10], [0.6, 9e3]
     )
     # A process that was killed as soon as it had created a study.
-    journal = JournalFileBackend(str(project.studies / "d.log"))
-    optuna.create_study(study_name="d", storage=JournalStorage(journal))
-    show_studies(project)
+    optuna.create_study(study_name="d", storage=find_studies(project).open("d"))
+    show_studies(find_studies(project))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["study", "model", "objective", "done", "failed", "best", "current"]
     assert rows[1] == ["a", "tiny", "accuracy", "2", "0", "75.00%", "50.00%"]
@@ -42,29 +41,23 @@ def test_trials_are_listed_best_first(
     project: Project, params: Params, capsys: pytest.CaptureFixture[str], objective: str, order: list[str]
 ) -> None:
     plan = told(make_plan(project, params, "tiny", trials=3, objective=objective), [0.5], [0.9], [0.7])
-    study = load_study(plan.file)
+    study = study_of(plan)
     study.tell(study.ask(), state=TrialState.FAIL)
-    show_study(project, "tiny")
+    show_study(find_studies(project), "tiny")
     head, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert head == [
-        "trial",
-        "outcome",
-        objective,
-        "weights",
-        "epochs",
-        "seconds",
-        "hidden_units",
-        "dropout",
-        "learning_rate",
-    ]
+    assert head == ["trial", "outcome", objective, "weights", "epochs", "seconds", *SPACE]
     assert [row[0] for row in rows] == [*order, "3"]
     assert rows[3] == ["3", "failed", *["-"] * 7]
+    show_study(find_studies(project), "tiny", limit=2)
+    *rows, hint = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == order[:2]
+    assert hint == "... and 2 more: `mnist study show tiny --all`."
 
 
 def test_a_pareto_study_shows_its_front(project: Project, params: Params, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(project, params, "tiny", trials=4, objective="accuracy,parameters")
     told(plan, [0.9, 800], [0.95, 900], [0.8, 100], [0.7, 400])
-    show_study(project, "tiny")
+    show_study(find_studies(project), "tiny")
     _, _, front = capsys.readouterr().out.partition("Pareto front")
     assert [line.split()[0] for line in front.splitlines()[2:]] == ["1", "0", "2"]
 
@@ -73,7 +66,7 @@ def test_importances_need_enough_trials(project: Project, params: Params, capsys
     values = [[0.5 + 0.01 * number] for number in range(10)]
     told(make_plan(project, params, "tiny", trials=9, study="few"), *values[:9])
     told(make_plan(project, params, "tiny", trials=10, study="enough"), *values)
-    show_study(project, "few")
+    show_study(find_studies(project), "few")
     assert "Importance" not in capsys.readouterr().out
-    show_study(project, "enough")
+    show_study(find_studies(project), "enough")
     assert "learning_rate" in capsys.readouterr().out.partition("Importance")[2]

@@ -1,6 +1,5 @@
 """A search space is checked against its model before anything starts, and applying it gives a checked model."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +9,8 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.training.params import ModelParams, Params, load_params
 from mnist_pipeline.tuning.params import SearchSpace, tune_params
 from mnist_pipeline.tuning.space import Space, apply, check_space, current_values, fixed_values, space_of
+from small_project import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHIPPED = load_params(ROOT / "params.yaml")
 CNN = SHIPPED.models["cnn"]
 

@@ -1,5 +1,7 @@
-"""Whole studies with the real trainer, Optuna and MLflow."""
+"""Whole studies with real Ray, Optuna and MLflow; most have workers that follow a script instead of training."""
 
+import os
+import signal
 import time
 from collections import Counter
 from dataclasses import replace
@@ -8,46 +10,154 @@ from typing import Any
 
 import mlflow
 import pytest
-from mlflow.entities import Run
-from studies import assert_stores_agree, curve_of, finished, made_up, runs_of, trials_of
+from studies import (
+    artifacts_of,
+    assert_stores_agree,
+    curve_of,
+    finished,
+    plan_for,
+    runs_of,
+    scripted,
+    states_of,
+    trials_of,
+)
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import Subset, load_validation, save_subset
 from mnist_pipeline.tracking.store import open_store
-from mnist_pipeline.training.params import ModelParams, Params, load_params
-from mnist_pipeline.training.trainer import TrainingResult
-from mnist_pipeline.tuning import trial as running
+from mnist_pipeline.training.data import TrainingData
+from mnist_pipeline.training.devices import choose_device
+from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.params import Params
+from mnist_pipeline.training.trainer import train
+from mnist_pipeline.tuning import cluster
 from mnist_pipeline.tuning.adopt import adopt
-from mnist_pipeline.tuning.plan import Plan, make_plan
-from mnist_pipeline.tuning.study import create_or_resume
+from mnist_pipeline.tuning.cluster import Resources
+from mnist_pipeline.tuning.plan import Plan
+from mnist_pipeline.tuning.space import apply
+from mnist_pipeline.tuning.study import create_or_resume, values_of
 from mnist_pipeline.tuning.tune import tune
+from mnist_pipeline.tuning.worker import Result, Worker
+
+GOOD = [0.7, 0.8, 0.9]
 
 
-def plan_for(project: Project, study: str, trials: int = 4, **options: Any) -> Plan:
-    return make_plan(project, load_params(project.params), "tiny", trials=trials, study=study, **options)
+def pruning(plan: Plan) -> Plan:
+    tuned = {**plan.params.tune, "pruner": "percentile"}
+    return replace(plan, params=plan.params.model_copy(update={"tune": tuned}))
 
 
-def test_a_study_is_resumed_to_the_number_asked_for_and_is_repeatable(shared: Project) -> None:
+def killed_once(marker: Path) -> type:
+    """Return a class of real workers, the first of which is killed in the middle of a trial."""
+
+    class Killed(Worker):
+        def go_on(self, stop: bool) -> Epoch | Result:
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().go_on(stop)
+
+    return Killed
+
+
+def test_a_study_that_really_trains(shared: Project, ray: Resources, tmp_path: Path) -> None:
+    """It repeats what the trainer does, also when a worker is killed, and does not train what is too large."""
+    limit = 7_000  # [8] has 6,370 weights, [16, 8] has 12,786
+    plan, killed = (plan_for(shared, name, max_parameters=limit) for name in ("real", "real-killed"))
+    tune(plan, ray)
+    tune(killed, ray, killed_once(tmp_path / "marker"))
+    assert finished(killed) == finished(plan)
+    assert states_of(killed)[:2] == ["FAIL", "COMPLETE"]
+    assert trials_of(killed)[1].user_attrs["retry_of"] == 0
+    for each in (plan, killed):
+        assert_stores_agree(each)
+    _, children = runs_of(plan)
+    large = {number for number, run in children.items() if run.data.tags["outcome"] == "too large"}
+    assert {children[number].data.metrics["parameters"] for number in large} == {12_786}
+    assert large == {trial.number for trial in trials_of(plan) if values_of(trial)["architecture.hidden_units"] != [8]}
+    assert 0 < len(large) < 4
+    trial = next(trial for trial in reversed(trials_of(plan)) if trial.number not in large)
+    direct = train(apply(plan.model, values_of(trial)), TrainingData.load(shared), seed=0, device=choose_device("cpu"))
+    assert trial.values == [direct.best.validation_accuracy]
+    run = children[trial.number]
+    assert curve_of(plan, run) == {epoch.epoch: epoch.validation_accuracy for epoch in direct.history}
+    assert run.data.metrics["best_validation_loss"] == direct.best.validation_loss
+    assert run.data.tags["device_kind"] == "cpu"
+    assert run.data.params["architecture.hidden_units"] == "[8]"
+
+
+def test_a_study_is_resumed_to_the_number_asked_for_and_is_repeatable(shared: Project, ray: Resources) -> None:
     resumed, whole = plan_for(shared, "resumed"), plan_for(shared, "whole")
-    tune(plan_for(shared, "resumed", trials=2))
-    tune(resumed)
-    tune(resumed)  # there is nothing left to do
-    tune(whole)
+    tune(plan_for(shared, "resumed", trials=2), ray, scripted())
+    tune(resumed, ray, scripted())
+    tune(resumed)  # there is nothing left to do: no Ray starts
+    tune(whole, ray, scripted())
     assert len(finished(whole)) == 4
     assert finished(resumed) == finished(whole)
     for plan in (resumed, whole):
         assert_stores_agree(plan)
-    _, children = runs_of(whole)
-    first = children[0].data
-    assert first.params["architecture.hidden_units"] == "[8]"
-    assert [first.metrics["best_validation_accuracy"]] == finished(whole)[0][1]
-    assert list(curve_of(whole, children[0])) == [1, 2]
 
 
-def test_another_search_under_the_same_name_is_refused(shared: Project) -> None:
-    plan = plan_for(shared, "refused")
+def test_trials_run_at_once_each_in_a_process_and_none_twice(
+    shared: Project, ray: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TRIALS_PER_PROCESS", 3)
+
+    class Told(scripted(before=lambda _: time.sleep(0.2))):
+        def prepare(self) -> dict[str, str]:
+            return {"host": str(os.getpid())}
+
+    plan = plan_for(shared, "parallel", trials=11)
+    tune(plan, replace(ray, workers=3), Told)
+    assert states_of(plan) == ["COMPLETE"] * 11
+    assert len({str(params) for params, _ in finished(plan)}) == 11
+    assert_stores_agree(plan)
+    _, children = runs_of(plan)
+    processes = Counter(run.data.tags["host"] for run in children.values())
+    assert len(processes) > 3
+    assert max(processes.values()) == 3  # TensorFlow's memory grows: a fresh process takes over
+
+
+def test_parameters_that_kill_workers_are_given_up_and_so_is_the_study(
+    shared: Project, ray: Resources, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "DEATHS", 4)
+    plan = plan_for(shared, "deadly")
+    with pytest.raises(UserError, match=r"^4 workers were killed, most likely for want of memory: run it again with"):
+        tune(plan, ray, scripted(before=lambda _: os.kill(os.getpid(), signal.SIGKILL)))
+    assert capsys.readouterr().err.count("A worker was killed; another one takes over.\n") == 4
+    first, *others = [trial.params for trial in trials_of(plan) if trial.state.name == "FAIL"]
+    assert [params == first for params in others] == [True, True, False]
+    assert_stores_agree(plan, "FAILED")
+    tune(plan, ray, scripted())
+    assert states_of(plan) == ["FAIL"] * 4 + ["COMPLETE"] * 4
+    errors = {run.data.tags.get("error") for run in runs_of(plan)[1].values()}
+    assert errors == {"the process was killed", None}
+
+
+@pytest.mark.parametrize("failing", ["__init__", "prepare"])
+def test_a_worker_that_cannot_work_ends_the_study_with_its_reason(
+    shared: Project, ray: Resources, failing: str
+) -> None:
+    def fail(self: object, terms: object = None, data: object = None) -> None:
+        raise UserError("The node has no such library.")
+
+    plan = plan_for(shared, f"unable-{failing.strip('_')}")
+    with pytest.raises(UserError, match="The node has no such library"):
+        tune(plan, replace(ray, workers=2), type("Unable", (scripted(),), {failing: fail}))
+    assert states_of(plan) == ["WAITING"]
+    assert_stores_agree(plan, "FAILED")
+
+
+def test_what_no_node_has_is_refused(shared: Project, ray: Resources) -> None:
+    with pytest.raises(UserError, match=r"^No node has 64 CPUs and 0 GPUs, which .* The nodes have: 4 CPUs and 0 GPUs"):
+        tune(plan_for(shared, "greedy"), replace(ray, cpus=64), scripted())
+
+
+def test_another_search_under_the_same_name_is_refused(project: Project, params: Params) -> None:
+    plan = plan_for(project, "tiny", trials=1)
     create_or_resume(plan)
     for changed, message in (
         ({"epochs": 1}, r"training\.epochs was 2, is 1\. Go back to that to resume it, or start another study with"),
@@ -55,51 +165,20 @@ def test_another_search_under_the_same_name_is_refused(shared: Project) -> None:
         ({"max_parameters": 9}, r"max_parameters was none, is 9"),
     ):
         with pytest.raises(UserError, match=message):
-            tune(plan_for(shared, "refused", trials=1, **changed))
-
-
-def test_other_data_or_another_space_under_the_same_name_are_refused(project: Project, params: Params) -> None:
-    plan = make_plan(project, params, "tiny", trials=1)
-    create_or_resume(plan)
-    narrow = project.params.read_text().replace("high: 0.4", "high: 0.2")
-    project.params.write_text(narrow)
+            tune(plan_for(project, "tiny", trials=1, **changed))
+    project.params.write_text(project.params.read_text().replace("high: 0.4", "high: 0.2"))
     with pytest.raises(UserError, match=r'space\.architecture\.dropout was .*"high": 0\.4.*, is .*"high": 0\.2'):
-        tune(make_plan(project, load_params(project.params), "tiny", trials=1))
+        tune(plan_for(project, "tiny", trials=1))
     validation = load_validation(project.split)
     save_subset(project.split / "validation.npz", Subset(validation.images[1:], validation.labels[1:]))
     with pytest.raises(UserError, match=r"data\.validation was "):
         tune(plan)
 
 
-class Training:
-    """Stands for the trainer: reports made-up epochs, whose accuracies and losses are the same numbers, or fails."""
-
-    def __init__(self, outcomes: list[list[float] | BaseException]) -> None:
-        self.outcomes = iter(outcomes)
-        self.trained: list[ModelParams] = []
-
-    def __call__(self, model: ModelParams, _: Any, *, on_epoch: Any, **options: Any) -> TrainingResult:
-        self.trained.append(model)
-        outcome = next(self.outcomes)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        assert model.architecture.kind == "mlp"
-        weights = 1_000 * sum(model.architecture.hidden_units)
-        told: list[float] = []
-        for epoch in made_up(outcome, weights).history:
-            told.append(epoch.validation_accuracy)
-            if on_epoch(epoch):
-                break
-        return made_up(told, weights, model.training.monitor)
-
-
-def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = _pruning(plan_for(shared, "pruned", trials=6, epochs=3))
-    good: list[list[float] | BaseException] = [[0.7, 0.8, 0.9]] * 5
-    failure = UserError("Training diverged in epoch 1.")
-    monkeypatch.setattr(running, "train", Training([*good, failure, [0.75, 0.7, 0.9]]))
-    tune(plan)
-    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"] * 5 + ["FAIL", "PRUNED"]
+def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, ray: Resources) -> None:
+    plan = pruning(plan_for(shared, "pruned", trials=6, epochs=3))
+    tune(plan, ray, scripted(*[GOOD] * 5, [UserError("Training diverged in epoch 1.")], [0.75, 0.7, 0.9]))
+    assert states_of(plan) == ["COMPLETE"] * 5 + ["FAIL", "PRUNED"]
     assert_stores_agree(plan)
     parent, children = runs_of(plan)
     assert children[5].data.tags["error"] == "UserError: Training diverged in epoch 1."
@@ -107,72 +186,43 @@ def test_pruned_and_failed_trials_say_so_in_both_stores(shared: Project, monkeyp
     assert parent.data.metrics["trials_pruned"] == 1
 
 
-def test_a_slow_start_is_not_pruned_in_the_first_fifth(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = _pruning(plan_for(shared, "slow-start", trials=7, epochs=10))
+def test_a_slow_start_is_not_pruned_in_the_first_fifth(shared: Project, ray: Resources) -> None:
+    plan = pruning(plan_for(shared, "slow-start", trials=7, epochs=10))
     usual, late, bad = [0.5] + [0.8] * 9, [0.1] + [0.9] * 9, [0.1] * 10
-    monkeypatch.setattr(running, "train", Training([*[usual] * 5, late, bad]))
-    tune(plan)
-    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"] * 6 + ["PRUNED"]
+    tune(plan, ray, scripted(*[usual] * 5, late, bad))
+    assert states_of(plan) == ["COMPLETE"] * 6 + ["PRUNED"]
     assert curve_of(plan, runs_of(plan)[1][6]) == {1: 0.1, 2: 0.1}
 
 
-def test_an_interrupted_study_leaves_nothing_running_and_goes_on(
-    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = plan_for(shared, "interrupted", trials=2)
-    monkeypatch.setattr(running, "train", Training([[0.5], KeyboardInterrupt()]))
-    with pytest.raises(KeyboardInterrupt):
-        tune(plan)
-    assert "1 of 2 trials done; the same command goes on from here." in capsys.readouterr().err
-    parent, children = runs_of(plan)
-    assert parent.info.status == "KILLED"
-    assert [children[number].info.status for number in (0, 1)] == ["FINISHED", "FAILED"]
-    monkeypatch.setattr(running, "train", Training([[0.6]]))
-    tune(plan)
-    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert_stores_agree(plan)
-
-
-def test_three_failures_in_a_row_stop_the_study(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_failures_in_a_row_stop_the_study(shared: Project, ray: Resources) -> None:
     plan = plan_for(shared, "failing", trials=9)
-    monkeypatch.setattr(running, "train", Training([UserError("first"), UserError("second"), UserError("third")]))
-    with pytest.raises(UserError, match="third"):
-        tune(plan)
-    parent, children = runs_of(plan)
-    assert parent.info.status == "FAILED"
-    assert {run.info.status for run in children.values()} == {"FAILED"}
+    first, second, third = ([UserError(name)] for name in ("first", "second", "third"))
+    with pytest.raises(UserError, match=r"^third$"):
+        tune(plan, ray, scripted(first, second, GOOD, first, second, third))
+    assert states_of(plan) == ["FAIL", "FAIL", "COMPLETE", "FAIL", "FAIL", "FAIL"]
+    assert_stores_agree(plan, "FAILED")
 
 
-def test_no_trial_starts_after_the_time_is_up(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = plan_for(shared, "late", trials=5)
-    monkeypatch.setattr(running, "train", Training([[0.5]]))
-    tune(replace(plan, until=time.time() - 1))
-    assert [trial.state.name for trial in trials_of(plan)] == ["WAITING"]
+def test_a_trial_may_end_after_the_time_is_up_but_none_starts(shared: Project, ray: Resources) -> None:
+    class Brief(Plan):
+        """A plan whose time is up as soon as a trial has begun."""
 
+        @property
+        def is_time_up(self) -> bool:
+            return states_of(self) != ["WAITING"]
 
-def test_a_trial_may_end_after_the_time_is_up_but_none_starts(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_for(shared, "timeout", trials=5, timeout="1h")
-
-    class Slow(Training):
-        def __call__(self, *arguments: Any, **options: Any) -> TrainingResult:
-            object.__setattr__(plan, "until", time.time())  # the hour is over while it trains
-            return super().__call__(*arguments, **options)
-
-    monkeypatch.setattr(running, "train", Slow([[0.5], [0.6]]))
-    tune(plan)
-    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"]
+    tune(Brief(**vars(plan)), ray, scripted())
+    assert states_of(plan) == ["COMPLETE"]
     assert_stores_agree(plan)
+    tune(replace(plan, until=time.monotonic()), ray, scripted())
+    assert states_of(plan) == ["COMPLETE"]
 
 
-def test_by_loss_less_is_better(
-    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = _pruning(plan_for(shared, "loss", trials=7, epochs=3, objective="loss"))
-    training = Training([*[[0.5, 0.4, 0.45]] * 5, [0.6, 0.3, 0.2], [0.4, 0.3, 0.35]])
-    monkeypatch.setattr(running, "train", training)
-    tune(plan)
-    assert {model.training.monitor for model in training.trained} == {"loss"}
-    assert [trial.state.name for trial in trials_of(plan)] == ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE"]
+def test_by_loss_less_is_better(shared: Project, ray: Resources, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = pruning(plan_for(shared, "loss", trials=7, epochs=3, objective="loss"))
+    tune(plan, ray, scripted(*[[0.5, 0.4, 0.45]] * 5, [0.6, 0.3, 0.2], [0.4, 0.3, 0.35]))
+    assert states_of(plan) == ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE"]
     assert trials_of(plan)[6].values == [0.3]
     assert_stores_agree(plan)
     parent, _ = runs_of(plan)
@@ -182,105 +232,66 @@ def test_by_loss_less_is_better(
 
 
 def test_a_study_by_two_values_prunes_nothing_and_keeps_its_front(
-    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shared: Project, ray: Resources, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = _pruning(plan_for(shared, "pareto", trials=12, objective="accuracy,parameters"))
-    training = Training([[0.8 - 0.01 * trial] for trial in range(12)])
-    monkeypatch.setattr(running, "train", training)
-    tune(plan)
-    assert {trial.state.name for trial in trials_of(plan)} == {"COMPLETE"}
+    plan = pruning(plan_for(shared, "pareto", trials=12, objective="accuracy,parameters"))
+    tune(plan, ray, scripted(*([0.8 - 0.01 * trial] for trial in range(12))))
+    assert set(states_of(plan)) == {"COMPLETE"}
     assert {trial.values[1] for trial in trials_of(plan)} == {8_000, 24_000}
     parent, _ = runs_of(plan)
     assert parent.data.metrics["best_validation_accuracy"] == 0.8  # trial 0, and the smaller network: it beats all
     assert parent.data.metrics["pareto_front_size"] == 1
-    assert _artifacts(shared, parent) >= {
+    assert {*artifacts_of(shared, parent)} >= {
         "pareto_front.csv", "trials.csv", "figures.html", "figures/pareto_front.png", "figures/importances.png",
     }  # fmt: skip
     assert "Pareto front" in capsys.readouterr().out
 
 
-def test_networks_that_are_too_large_are_not_trained(
-    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    plan = plan_for(shared, "small", trials=8, max_parameters=7_000)  # [8] has 6,370 weights, [16, 8] has 12,786
-    training = Training([[0.5]] * 8)
-    monkeypatch.setattr(running, "train", training)
-    tune(plan)
-    trained = [model.architecture for model in training.trained]
-    assert {architecture.hidden_units for architecture in trained if architecture.kind == "mlp"} == {(8,)}
-    states = Counter(trial.state.name for trial in trials_of(plan))
-    assert states.total() == 8
-    assert states["PRUNED"] > 0
-    assert states["COMPLETE"] == len(trained)
-    assert_stores_agree(plan)
-    _, children = runs_of(plan)
-    large = [run for run in children.values() if run.data.tags["outcome"] == "too large"]
-    assert {run.data.metrics["parameters"] for run in large} == {12_786}
-    assert len(large) == states["PRUNED"]
-    assert f"8/8 done ({len(large)} too large)" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"max_parameters was 7000, is none"):
-        tune(plan_for(shared, "small", trials=12))
-
-
 def test_a_study_without_a_network_small_enough_says_so(
-    shared: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shared: Project, ray: Resources, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    class TooLarge(scripted()):
+        def start(self, values: dict[str, Any]) -> Result:
+            return Result(12_786)
+
     plan = plan_for(shared, "nothing", trials=2, max_parameters=100, objective="accuracy,parameters")
-    monkeypatch.setattr(running, "train", Training([]))
-    tune(plan)
-    assert "No trial is complete yet (2 too large)." in capsys.readouterr().out
+    tune(plan, ray, TooLarge)
+    said = capsys.readouterr().out
+    assert "2/2 done (2 too large)" in said
+    assert "No trial is complete yet (2 too large)." in said
+    assert_stores_agree(plan)
     with pytest.raises(UserError, match="has no complete trial"):
         adopt(shared, plan.params, "nothing", 0)
 
 
-def test_the_run_of_a_study_says_where_it_comes_from(shared: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_of_a_study_says_where_it_comes_from(shared: Project, ray: Resources) -> None:
     plan = plan_for(shared, "lineage", trials=12, timeout="2h")
-    monkeypatch.setattr(running, "train", Training([[0.5 + 0.01 * trial] for trial in range(12)]))
-    tune(plan)
-    parent, children = runs_of(plan)
+    tune(plan, ray, scripted(*([0.5 + 0.01 * trial] for trial in range(12))))
+    parent, _ = runs_of(plan)
     assert {entry.dataset.name: entry.dataset.digest for entry in parent.inputs.dataset_inputs} == {
         f"mnist-{name}": file_digest(shared.split / f"{name}.npz") for name in ("train", "validation")
     }
+    assert not (shared.split / "test.npz").exists()  # no study could have opened it
     tags = parent.data.tags
     assert {"git_commit", "python", "tensorflow", "dvc", "machine", "sampler"} <= tags.keys()
     assert tags["budget"] == "12 trials, 2 epochs each at most, 2h at most, 1 at once"
-    assert children[0].data.tags["device_kind"] == "cpu"
-    assert _artifacts(shared, parent) >= {"params.yaml", "best.yaml", "trials.csv"} | {
+    assert {*artifacts_of(shared, parent)} >= {"params.yaml", "best.yaml", "trials.csv"} | {
         f"figures/{name}.png" for name in ("optimization_history", "parallel_coordinate", "slice", "importances")
     }
-    page = Path(
-        mlflow.artifacts.download_artifacts(run_id=parent.info.run_id, artifact_path="figures.html")
-    ).read_text()
+    page = mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/figures.html")
     assert page.count("Plotly.newPlot(") == 4
     assert "learning_rate" in page
     assert 'src="http' not in page  # all that it needs is in it
 
 
-def _artifacts(project: Project, run: Run, folder: str = "") -> set[str]:
-    listed = open_store(project).list_artifacts(run.info.run_id, folder)
-    return {entry.path for entry in listed} | {
-        path for entry in listed if entry.is_dir for path in _artifacts(project, run, entry.path)
-    }
-
-
-def test_what_a_kill_kept_from_mlflow_comes_in_with_the_next_session(
-    shared: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = plan_for(shared, "last", trials=1)
-    monkeypatch.setattr(running, "train", Training([[0.5]]))
-    tune(plan)
+def test_what_a_kill_kept_from_mlflow_comes_in_with_the_next_session(shared: Project, ray: Resources) -> None:
+    plan = plan_for(shared, "last", trials=2)
+    tune(plan, ray, scripted(GOOD, GOOD))
     parent, children = runs_of(plan)
     client = open_store(shared)
-    for run in (parent, children[0]):  # as if killed after the journal's last word
+    for run in (parent, children[0]):  # as if killed after the study's last word
         client.update_run(run.info.run_id, "RUNNING")
+    client.delete_run(children[1].info.run_id)
     tune(plan)
     assert_stores_agree(plan)
-
-
-def _pruning(plan: Plan) -> Plan:
-    tuned = {**plan.params.tune, "pruner": "percentile"}
-    return replace(plan, params=plan.params.model_copy(update={"tune": tuned}))
-
-
-def test_the_projects_have_no_test_split_that_a_study_could_have_opened(shared: Project) -> None:
-    assert not (shared.split / "test.npz").exists()
+    assert curve_of(plan, runs_of(plan)[1][1]) == dict(enumerate(GOOD, start=1))

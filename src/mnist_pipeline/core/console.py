@@ -9,6 +9,8 @@ from functools import cache
 
 from rich.console import Console
 
+from mnist_pipeline.core.errors import UserError
+
 
 @cache
 def console(*, stderr: bool = False) -> Console:
@@ -41,6 +43,8 @@ def quiet_native_logs() -> Generator[None]:
         os.dup2(kept.fileno(), 2)
         try:
             yield
+        except UserError:  # its sentence says it all
+            raise
         except BaseException:
             os.dup2(saved, 2)
             kept.seek(0)

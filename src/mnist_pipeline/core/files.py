@@ -3,7 +3,6 @@
 import glob
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -12,9 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.errors import UserError, is_full
+from mnist_pipeline.core.processes import identity, is_alive
 
 
 @contextmanager
@@ -25,19 +23,23 @@ def atomic_path(path: Path) -> Generator[Path]:
     are created. If the block raises, the temporary file is removed and whatever stood at `path` is untouched; what a
     killed process left of an earlier attempt is removed by the next.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-{os.getpid()}-", dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        yield temporary
-        temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-{identity()}-", dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            temporary.replace(path)
+    except OSError as error:
+        if is_full(error):
+            error.filename, error.filename2 = str(path), None  # a write itself names no file
+        raise
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary folders beside `path` whose process is not alive."""
     for folder in path.parent.glob(f".{glob.escape(path.name)}-*-*"):
-        process = folder.name.removeprefix(f".{path.name}-").partition("-")[0]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
+        if not is_alive(folder.name.removeprefix(f".{path.name}-").rpartition("-")[0]):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -45,18 +47,6 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` as indented JSON, atomically, with its keys in the order given."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path, made_by: str) -> dict[str, Any]:
-    """Read the JSON object in `path`.
-
-    Raises:
-        UserError: the file is missing or is not JSON; the message names `made_by`, the command that writes it.
-    """
-    try:
-        return json.loads(require(path, made_by).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run `{made_by}` again.") from error
 
 
 def require(path: Path, made_by: str) -> Path:
@@ -74,6 +64,11 @@ def file_digest(path: Path) -> str:
     """Return the MD5 of a file's bytes: what DVC calls its hash."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def content_digest(content: bytes) -> str:
+    """Return the MD5 that a file with this content has."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def known_digest(path: Path) -> str:

@@ -4,6 +4,7 @@ Each package declares its own section in its `params.py`, as a subclass of `Sect
 what changes a result: a key is in `params.yaml` or it is an error.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,18 +12,19 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mnist_pipeline.core.errors import UserError, did_you_mean
+from mnist_pipeline.core.records import read_yaml, reading
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ModelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 
 S = TypeVar("S", bound="Section")
 
-LARGEST = 1_000_000
-"""Bytes of a `params.yaml`, at most: a larger one is something else, and would take minutes to read."""
+LARGEST = 100_000
+"""Bytes of a `params.yaml`, at most: a larger one is something else, and takes long to read."""
+MOST = 10
+"""Sentences that are said about a file, at most."""
 
 
 class Section(BaseModel):
@@ -54,7 +56,13 @@ def read_params(path: Path, kind: type[S]) -> S:
         UserError: it is missing, is not YAML, or breaks a rule: a sentence for each key, with its full path, its value,
             what is allowed and, for a misspelt key, the nearest valid name.
     """
-    return check_params(path.name, _read_yaml(path), kind)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: restore it with `git checkout {path.name}`.")
+    if (size := path.stat().st_size) > LARGEST:
+        raise UserError(f"{path} has {size:,} bytes: parameters take at most {LARGEST:,}; remove what is none.")
+    with reading(path):
+        content = read_yaml(path)
+    return check_params(path.name, content, kind)
 
 
 def check_params(file: str, data: Any, kind: type[S]) -> S:
@@ -64,26 +72,17 @@ def check_params(file: str, data: Any, kind: type[S]) -> S:
     except ValidationError as error:
         details = error.errors()
         # A list with a wrong item is also called too short: the item is what there is to say.
-        causes = [each for each in details if not any(_is_inside(other["loc"], each["loc"]) for other in details)]
-        raise UserError("\n".join(_sentence(file, data, detail) for detail in causes)) from error
-
-
-def _is_inside(loc: tuple[int | str, ...], section: tuple[int | str, ...]) -> bool:
-    return len(loc) > len(section) and loc[: len(section)] == section
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if (size := path.stat().st_size) > LARGEST:
-            raise UserError(f"{path} has {size:,} bytes: parameters take at most {LARGEST:,}; remove what is none.")
-        return YAML(typ="safe").load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: restore it with `git checkout params.yaml`.") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply: parameters need ten levels or less.") from error
-    except (YAMLError, ValueError) as error:  # ValueError: bytes that are no text, a date that does not exist
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {reason}.") from error
+        sections = {each["loc"][:length] for each in details for length in range(len(each["loc"]))}
+        alike = defaultdict[str, list[ErrorDetails]](list)
+        for each in (each for each in details if each["loc"] not in sections):
+            # The same but for the model: a section is often copied from one to the next.
+            alike[repr((each["msg"], each.get("ctx"), each["loc"][:1], each["loc"][2:]))].append(each)
+        sentences = [
+            _sentence(file, data, first) + (f" And {len(others)} more like it." if others else "")
+            for first, *others in [*alike.values()][:MOST]
+        ]
+        rest = [f"{file}: and {left} more mistakes."] if (left := len(alike) - MOST) > 0 else []
+        raise UserError("\n".join(sentences + rest)) from error
 
 
 _WORDS = {

@@ -53,9 +53,10 @@ class Project:
         self.raw = self.data / "raw"  # the four uncompressed IDX files
         self.split = self.data / "split"  # train.npz, validation.npz, test.npz and the manifest
         self.normalization = self.data / "normalization.json"  # the statistics that a model's first layer needs
+        # Outside of what DVC deletes before it starts a stage; experiments that run at once each have their own.
+        self.checkpoints = top / ".checkpoints"
 
         self.home = home
-        self.checkpoints = home / ".checkpoints"  # outside of what DVC deletes before it starts a stage
         self.lock = home / "requirements.lock"  # the hash-pinned environment
         self.tracking_database = home / "mlflow.db"  # MLflow's default: a plain `mlflow ui` typed at `home` finds it
         self.artifacts = home / "mlruns"  # MLflow's default
@@ -92,6 +93,10 @@ class Project:
     def checkpoint(self, model: ModelId | str) -> Path:
         """The state of a training after its last epoch."""
         return self.checkpoints / f"{model}.npz"
+
+    def training_lock(self, model: ModelId | str) -> Path:
+        """Held by the one process that trains the model."""
+        return self.checkpoints / f"{model}.lock"
 
 
 def find_project(start: Path | None = None) -> Project:

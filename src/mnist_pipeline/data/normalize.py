@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import read_json, write_json
+from mnist_pipeline.core.files import write_json
+from mnist_pipeline.core.records import read_json
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -97,10 +98,6 @@ def load_statistics(path: Path) -> PixelStatistics:
     """Read what `save_statistics` wrote.
 
     Raises:
-        UserError: the file is missing, is not JSON, or holds something else.
+        UserError: the file is missing or holds something else.
     """
-    content = read_json(path, made_by="mnist normalize")
-    try:
-        return PixelStatistics(float(content["mean"]), float(content["standard_deviation"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: delete it and run `mnist normalize` again.") from error
+    return read_json(path, PixelStatistics, "mnist normalize")

@@ -67,10 +67,11 @@ def code_diff(root: Path) -> str:
     listed = git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *SOURCES, *OURS[1:]) or ""
     with tempfile.TemporaryDirectory() as folder:
         environment: dict[str, str] = {}
-        if untracked := listed.split("\0")[:-1]:
+        index = Path((git(root, "rev-parse", "--absolute-git-dir") or "").strip()) / "index"
+        # A repository has none before the first `git add`.
+        if (untracked := listed.split("\0")[:-1]) and index.is_file():
             # In a copy of the index, so that the user's own stays as it is; with its time, or git would overlook files
             # that changed right after the commit.
-            index = Path((git(root, "rev-parse", "--absolute-git-dir") or "").strip()) / "index"
             environment = {"GIT_INDEX_FILE": str(shutil.copy2(index, folder))}
             git(root, "add", "--intent-to-add", "--", *untracked, environment=environment)
         form = (

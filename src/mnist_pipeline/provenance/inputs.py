@@ -10,15 +10,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from mnist_pipeline.core.files import known_digest
+from mnist_pipeline.core.files import content_digest, file_digest, known_digest
 from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.core.records import read_yaml, reading
 from mnist_pipeline.provenance.pipeline import (
     Lock,
     cached_object,
     listed_files,
-    load_yaml,
     recorded_path,
     stage_entry,
     stage_of,
@@ -72,12 +72,6 @@ class Lineage:
     folder: str = ""
     """Folder of the pipeline, from the top of the repository: `baselines`, or empty."""
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        content = json.loads(text)
-        return cls(**content | {"inputs": StageInputs(**content["inputs"])})
-
     def to_json(self) -> str:
         """Return the lineage as indented JSON."""
         return json.dumps(asdict(self), indent=2)
@@ -87,7 +81,7 @@ def recorded_inputs(lock: Lock, stage_name: str) -> StageInputs | None:
     """Return the inputs of a stage's last run by `dvc.lock`; None if it knows of none."""
     if (entry := lock.get(stage_name)) is None:
         return None
-    return StageInputs(stage_name, entry["cmd"], entry["deps"], entry.get("params", {}).get("params.yaml", {}))
+    return StageInputs(stage_name, entry["cmd"], entry["deps"], entry["params"])
 
 
 def present_inputs(project: Project, stage: str, model: ModelId) -> StageInputs | None:
@@ -97,21 +91,19 @@ def present_inputs(project: Project, stage: str, model: ModelId) -> StageInputs 
     """
     if (entry := stage_entry(project, stage, model)) is None:
         return None
-    parameters = parameters_in(project.params, entry.get("params", []))
+    parameters = parameters_in(project.params, entry["params"])
     return StageInputs(
         stage_of(project, stage, model),
         entry["cmd"],
-        {
-            recorded_path(project, Path(path)): tree_digest(project.root / path)
-            for path in sorted(entry.get("deps", []))
-        },
+        {recorded_path(project, Path(path)): tree_digest(project.root / path) for path in entry["deps"]},
         parameters if model.seed is None or "seed" not in parameters else parameters | {"seed": model.seed},
     )
 
 
 def parameters_in(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Return the values of a params.yaml by dotted key; keys that are not in it are left out."""
-    values = load_yaml(path)
+    with reading(path):
+        values = read_yaml(path)
     return {key: value for key in keys if (value := _value(values, key)) is not None}
 
 
@@ -128,10 +120,11 @@ def trace_lineage(project: Project, lock: Lock, inputs: StageInputs) -> Lineage:
         parameters |= stage.parameters
     raw = data.get(recorded_path(project, project.raw), "")
     if tree_digest(project.raw) == raw:
-        raw_files = _file_digests(project.raw)
+        raw_files = file_digests(project.raw)
     else:
         listing = cached_object(project, raw) if raw.endswith(".dir") else None
-        raw_files = listed_files(listing) if listing else {}
+        intact = listing and file_digest(listing) == raw.removesuffix(".dir")
+        raw_files = listed_files(listing) if listing and intact else {}
     folder = "" if project.root == project.top else recorded_path(project, project.root)
     return Lineage(inputs, data, parameters, raw_files, folder)
 
@@ -139,8 +132,8 @@ def trace_lineage(project: Project, lock: Lock, inputs: StageInputs) -> Lineage:
 def tree_digest(path: Path) -> str:
     """Return DVC's hash of a file or a folder; `missing` if it is not there."""
     if path.is_dir():
-        listing = [{"md5": digest, "relpath": name} for name, digest in _file_digests(path).items()]
-        return hashlib.md5(json.dumps(listing, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+        listing = [{"md5": digest, "relpath": name} for name, digest in file_digests(path).items()]
+        return content_digest(json.dumps(listing, sort_keys=True).encode()) + ".dir"
     return known_digest(path) if path.is_file() else "missing"
 
 
@@ -153,7 +146,7 @@ def _stages_behind(lock: Lock, data: Mapping[str, str]) -> Iterator[StageInputs]
             yield from _stages_behind(lock, inputs.data)
 
 
-def _file_digests(folder: Path) -> dict[str, str]:
+def file_digests(folder: Path) -> dict[str, str]:
     """Return the MD5 of each file by its relative path, without what running code writes (see `.dvcignore`)."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     ours = (name for name in names if "__pycache__" not in name.split("/") and not name.endswith(".pyc"))

@@ -10,17 +10,21 @@ the models in the matrix alone, while any entry of `models` can be trained by ha
 import json
 import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.core.records import read_yaml, reading
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
 Lock = Mapping[str, Mapping[str, Any]]
-"""The stages of `dvc.lock`, by name; their `deps` and `outs` are hashes by path."""
+"""The stages of `dvc.lock`, by name: `cmd`, `params` (of params.yaml, by dotted key), `deps` and `outs` (by path)."""
 
 
 def recorded_path(project: Project, path: Path) -> str:
@@ -30,45 +34,67 @@ def recorded_path(project: Project, path: Path) -> str:
 
 def stage_of(project: Project, stage: str, model: ModelId) -> str:
     """Return what DVC calls a stage of one model: `train@cnn`, or `train@cnn-0` where seeds are in the matrix."""
-    has_seeds = "seed" in _stages(project.root, "dvc.yaml").get(stage, {}).get("matrix", {})
+    with _pipeline(project) as stages:
+        has_seeds = "seed" in stages.get(stage, {}).get("matrix", {})
     return f"{stage}@{model.entry}-{model.seed}" if has_seeds else f"{stage}@{model.entry}"
 
 
 def stage_entry(project: Project, stage: str, model: ModelId) -> dict[str, Any] | None:
-    """Return the entry of a stage in `dvc.yaml`, filled in for a model, also one that is not in the matrix.
+    """Return cmd, deps and params of a stage in `dvc.yaml`, filled in for a model, also one that is not in the matrix.
 
     None if there is no such stage, or if its matrix has seeds and the model has none.
     """
-    if (template := _stages(project.root, "dvc.yaml").get(stage)) is None:
-        return None
-    has_seeds = "seed" in template.get("matrix", {})
-    if has_seeds and model.seed is None:
-        return None
-    text = json.dumps(template).replace("${item.model}", model.entry).replace("${item.seed}", str(model.seed))
-    entry = json.loads(text)
-    if model.seed is not None and not has_seeds:
-        entry["cmd"] += f" --seed {model.seed}"
-    return entry
+    with _pipeline(project) as stages:
+        if (template := stages.get(stage)) is None:
+            return None
+        has_seeds = "seed" in template.get("matrix", {})
+        if has_seeds and model.seed is None:
+            return None
+        text = json.dumps(template).replace("${item.model}", model.entry).replace("${item.seed}", str(model.seed))
+        entry = json.loads(text)
+        return {
+            "cmd": entry["cmd"] + ("" if model.seed is None or has_seeds else f" --seed {model.seed}"),
+            "deps": sorted(map(str, entry.get("deps", []))),
+            "params": [key for key in entry.get("params", []) if isinstance(key, str)],  # the others have another file
+        }
 
 
 def read_lock(project: Project) -> Lock:
     """Return the stages of `dvc.lock`, and of that at the top of the repository, where the data come from."""
     lock: dict[str, Mapping[str, Any]] = {}
     for folder in (project.top, project.root):
-        for name, entry in _stages(folder, "dvc.lock").items():
-            hashes = {
-                role: {recorded_path(project, folder / item["path"]): item["md5"] for item in entry.get(role, [])}
-                for role in ("deps", "outs")
-            }
-            lock[name] = {**entry, **hashes}
+        file = folder / "dvc.lock"
+        with reading(file, "delete it and run `dvc repro`"):
+            for name, entry in _stages(file).items():
+                lock[name] = {"cmd": entry["cmd"], "params": dict(entry.get("params", {}).get("params.yaml", {}))} | {
+                    role: {recorded_path(project, folder / item["path"]): item["md5"] for item in entry.get(role, [])}
+                    for role in ("deps", "outs")
+                }
     return lock
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
-    """Return the content of a YAML file."""
-    from ruamel.yaml import YAML
+def make_ready(project: Project) -> str:
+    """Check that DVC can start: read its files, and remove its list of locks if a full disk has cut that off.
 
-    return YAML(typ="safe").load(path) or {}
+    Returns:
+        What was done, in a sentence; empty if all is well.
+
+    Raises:
+        UserError: `dvc.yaml` or `dvc.lock` cannot be used, or DVC is running with the list that is cut off.
+    """
+    read_lock(project)
+    with _pipeline(project):
+        pass
+    path = project.home / ".dvc" / "tmp" / "rwlock"
+    with suppress(ValueError):
+        json.loads(path.read_bytes() if path.is_file() else b"{}")
+        return ""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        program = {Path(word).name for word in (process.info["cmdline"] or ())[:3]}
+        if program & {"dvc", "dvc.exe"} and Path(process.info["cwd"] or "/").is_relative_to(project.home):
+            raise UserError(f"{path} is cut off while DVC is running (process {process.pid}): end that one first.")
+    path.unlink()
+    return f"{path} was cut off, as by a full disk, and DVC would not start any more: it is removed."
 
 
 @contextmanager
@@ -95,6 +121,13 @@ def listed_files(listing: Path) -> dict[str, str]:
     return {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text(encoding="utf-8"))}
 
 
-def _stages(folder: Path, name: str) -> Mapping[str, Any]:
-    file = folder / name
-    return load_yaml(file).get("stages", {}) if file.is_file() else {}
+@contextmanager
+def _pipeline(project: Project) -> Generator[Mapping[str, Any]]:
+    """Yield the stages of `dvc.yaml`, by name."""
+    file = project.root / "dvc.yaml"
+    with reading(file):
+        yield _stages(file)
+
+
+def _stages(file: Path) -> Mapping[str, Any]:
+    return read_yaml(file)["stages"] if file.is_file() else {}

@@ -1,26 +1,31 @@
 """A trained and evaluated model on its way into the registry: what is known of it, and the version it becomes."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import file_digest, known_digest, read_json, require
+from mnist_pipeline.core.files import content_digest, file_digest, known_digest, require
 from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.core.records import read_json, read_table
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.evaluation.comparison import RULE
-from mnist_pipeline.registry.contest import log_trained_on
+from mnist_pipeline.registry.contest import TRAINED_ON, trained_on
 from mnist_pipeline.registry.model_card import MODEL_CARD, description, model_card
-from mnist_pipeline.registry.registry import CHAMPION, Registry, Version
-from mnist_pipeline.tracking.contents import command
-from mnist_pipeline.tracking.runs import MODEL_DIGEST
-from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.registry.registry import Registry, Version
+from mnist_pipeline.tracking.contents import Evaluation, command, read_evaluation, read_training
 from mnist_pipeline.tracking.sync import run_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from mnist_pipeline.training.history import TrainingSummary
     from mnist_pipeline.training.params import Params
+
+RECORDS = {MODEL_CARD: "model_card_md5", TRAINED_ON: "trained_on_md5"}
+"""Tags of a version with the MD5 of these artifacts of its run."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,36 @@ class Candidate:
     """Which model."""
     digest: str
     """MD5 of the model file."""
-    training: Mapping[str, Any]
-    """Content of `reports/<model>/training.json`."""
-    test: Mapping[str, Any]
-    """Content of `reports/<model>/test.json`: carried along and never compared."""
+    training: "TrainingSummary"
+    """What its training came to."""
+    test: Evaluation
+    """What it does on the test split: carried along and never compared."""
 
     def rank(self) -> tuple[float, float]:
         """Higher is better: by validation accuracy, ties by validation loss."""
-        return self.training["validation_accuracy"], -self.training["validation_loss"]
+        return self.training.validation_accuracy, -self.training.validation_loss
+
+
+@dataclass(frozen=True)
+class Best:
+    """Which model is the best of this workspace, by `reports/best.json`."""
+
+    model: str
+    """Name of its folders."""
+    model_md5: str
+    """MD5 of its file."""
+
+
+class Answer(NamedTuple):
+    """What a model made of a test image, by `reports/<model>/confusion.csv`."""
+
+    actual: int
+    predicted: int
+
+
+def read_best(project: Project) -> Best | None:
+    """Read which model is the best of this workspace; None if none is registered yet."""
+    return read_json(project.best, Best, "mnist register") if project.best.is_file() else None
 
 
 def read_candidate(project: Project, model: ModelId) -> Candidate:
@@ -47,12 +74,10 @@ def read_candidate(project: Project, model: ModelId) -> Candidate:
     Raises:
         UserError: the model is not trained or not evaluated, or its report is about another model file.
     """
-    train, evaluate = command("train", model), command("evaluate", model)
-    training = read_json(project.training_summary(model), train)
-    test = read_json(project.test_report(model), evaluate)
-    digest = file_digest(require(project.model_file(model), train))
-    if test[MODEL_DIGEST] != digest:
-        raise UserError(f"{project.test_report(model)} is about an earlier {model}: run `{evaluate}` (or `dvc repro`).")
+    training, test = read_training(project, model), read_evaluation(project, model)
+    digest, again = file_digest(require(project.model_file(model), command("train", model))), command("evaluate", model)
+    if test.model_md5 != digest:
+        raise UserError(f"{project.test_report(model)} is about an earlier {model}: run `{again}` (or `dvc repro`).")
     return Candidate(model, digest, training, test)
 
 
@@ -62,63 +87,35 @@ def add_version(project: Project, params: "Params", registry: Registry, candidat
     Raises:
         UserError: it was trained on another split than the one in the workspace.
     """
-    run_id = run_of(project, params, candidate.model)
-    run = registry.client.get_run(run_id)
-    data = _training_data(project, candidate, run)
-    train, validation = load_train(project.split), load_validation(project.split)
-    images = {"train": len(train), "validation": len(validation)}
-    card = _card(project, params, candidate, run, {"data": data, "images": images})
-    registry.client.log_text(run_id, card, MODEL_CARD)
-    log_trained_on(registry, run_id, train.images)
-    artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts"
+    run = registry.client.get_run(run_of(project, params, candidate.model))
+    card = write_card(project, params, candidate, run)
+    content = {MODEL_CARD: card.encode(), TRAINED_ON: trained_on(load_train(project.split).images)}
+    digests = log_records(registry, run.info.run_id, content)
+    artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts"
     return registry.add(
-        run_id,
+        run.info.run_id,
         candidate.digest,
         description=description(card, artifacts),
         tags={
             "model": str(candidate.model),
             "git_commit": run.data.tags["git_commit"],
             "rule": RULE,
-            **{f"{subset}_md5": digest for subset, digest in data.items()},
-            **{key: str(candidate.training[key]) for key in ("validation_accuracy", "validation_loss")},
-            "test_accuracy": str(candidate.test["accuracy"]),
+            **{f"{subset}_md5": digest for subset, digest in _training_data(project, candidate, run).items()},
+            "validation_accuracy": str(candidate.training.validation_accuracy),
+            "validation_loss": str(candidate.training.validation_loss),
+            "test_accuracy": str(candidate.test.accuracy),
+            **digests,
         },
     )
 
 
-def lacks_best(project: Project) -> bool:
-    """Return whether the registry has no champion, or no version of the model that `reports/best.json` names."""
-    if not project.best.is_file():
-        return False
-    best = read_json(project.best, "mnist register")
-    file = project.model_file(best["model"])
-    if not file.is_file() or known_digest(file) != best[MODEL_DIGEST]:
-        return False
-    registry = Registry(open_store(project))
-    return registry.bearer(CHAMPION) is None or registry.version_of(best[MODEL_DIGEST]) is None
-
-
-def _training_data(project: Project, candidate: Candidate, run: "Run") -> dict[str, str]:
-    """Return the MD5 of the subsets that the model was trained on.
+def write_card(project: Project, params: "Params", candidate: Candidate, run: "Run") -> str:
+    """Write the model card from the files of the stages, the tags of the run and what is known of the data.
 
     Raises:
-        UserError: they are not the ones in data/split, so nothing true could be said about the two together.
+        UserError: the model was trained on another split than the one in the workspace.
     """
-    data = {subset: file_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")}
-    read = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
-    if any(read.get(f"mnist-{subset}", digest) != digest for subset, digest in data.items()):
-        raise UserError(
-            f"models/{candidate.model} was trained on another split than data/split holds now: run `dvc repro` first."
-        )
-    return data
-
-
-def _card(project: Project, params: "Params", candidate: Candidate, run: "Run", data: Mapping[str, Any]) -> str:
-    """Write the model card from the files of the stages, the tags of the run and what is known of the data."""
-    import pandas as pd
-
-    table = require(project.report(candidate.model) / "confusion.csv", command("evaluate", candidate.model))
-    answers = pd.read_csv(table)[["actual", "predicted"]].itertuples(index=False, name=None)
+    table = project.report(candidate.model) / "confusion.csv"
     facts = {
         "name": str(candidate.model),
         "run_id": run.info.run_id,
@@ -128,6 +125,31 @@ def _card(project: Project, params: "Params", candidate: Candidate, run: "Run", 
         "params": params.model(candidate.model.entry).model_dump(mode="json"),
         "training": candidate.training,
         "test": candidate.test,
-        **data,
+        "data": _training_data(project, candidate, run),
+        "images": {"train": len(load_train(project.split)), "validation": len(load_validation(project.split))},
     }
-    return model_card(facts, list(answers))
+    return model_card(facts, read_table(table, Answer, command("evaluate", candidate.model)))
+
+
+def log_records(registry: Registry, run_id: str, content: Mapping[str, bytes]) -> dict[str, str]:
+    """Log artifacts of `RECORDS`, by name; return the tags of the version that tell their MD5."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, each in content.items():
+            (Path(folder) / name).write_bytes(each)
+        registry.client.log_artifacts(run_id, folder)
+    return {RECORDS[name]: content_digest(each) for name, each in content.items()}
+
+
+def _training_data(project: Project, candidate: Candidate, run: "Run") -> dict[str, str]:
+    """Return the MD5 of the subsets that the model was trained on.
+
+    Raises:
+        UserError: they are not the ones in data/split, so nothing true could be said about the two together.
+    """
+    data = {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")}
+    read = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    if any(read.get(f"mnist-{subset}", digest) != digest for subset, digest in data.items()):
+        raise UserError(
+            f"models/{candidate.model} was trained on another split than data/split holds now: run `dvc repro` first."
+        )
+    return data

@@ -6,6 +6,7 @@ from mnist_pipeline.core.console import console, say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.registry.registry import CHAMPION, MODEL, Registry, open_registry
+from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.tracking.contents import short_commit
 from mnist_pipeline.tracking.store import open_store
 
@@ -23,7 +24,7 @@ def show_models(project: Project) -> None:
 
     versions = Registry(open_store(project)).versions()
     if not versions:
-        raise UserError("No model is registered yet: run `mnist register` (or `dvc repro`) first.")
+        raise UserError(f"No model is registered yet: {way_out(project)}.")
     table = Table(title=f"Versions of models:/{MODEL}", title_justify="left")
     for heading in ("version", "alias", "model", "validation", "test", "data", "commit"):
         table.add_column(heading, justify="right" if heading in ("version", "validation", "test") else "left")
@@ -47,6 +48,8 @@ def rollback(project: Project) -> None:
         UserError: there is none.
     """
     with open_registry(project) as registry:
+        if registry.bearer(CHAMPION) is None:
+            raise UserError(f"There is no models:/{MODEL}@{CHAMPION} to roll back: {way_out(project)}.")
         left, back = registry.rollback()
     undone = "; the earlier rollback is taken back" if back.rolled_back else ""
     say(
@@ -64,7 +67,6 @@ def load_champion(project: Project) -> "keras.Model":
     registry = Registry(open_store(project))
     if (champion := registry.bearer(CHAMPION)) is None:
         raise UserError(
-            f"There is no models:/{MODEL}@{CHAMPION} yet: run `mnist register` (or `dvc repro`) first, or name a "
-            "trained model with --model."
+            f"There is no models:/{MODEL}@{CHAMPION} yet: {way_out(project)}, or name a trained model with --model."
         )
     return registry.load(champion)

@@ -2,12 +2,14 @@
 
 import tempfile
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.core.records import reading
 from mnist_pipeline.data.dataset import fingerprints, load_validation
 from mnist_pipeline.evaluation.comparison import MINIMUM_IMAGES, RULE, Comparison, compare
 from mnist_pipeline.evaluation.metrics import predict_probabilities
@@ -68,12 +70,10 @@ def decide(
     return outcome, reason
 
 
-def log_trained_on(registry: Registry, run_id: str, images: NDArray[np.uint8]) -> None:
-    """Keep with a run which images it was trained on."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / TRAINED_ON
-        np.save(file, fingerprints(images))
-        registry.client.log_artifact(run_id, str(file))
+def trained_on(images: NDArray[np.uint8]) -> bytes:
+    """Return the content of `trained_on.npy` for a model that was trained on these images."""
+    np.save(content := BytesIO(), fingerprints(images))
+    return content.getvalue()
 
 
 def _facts(version: Version) -> dict[str, str]:
@@ -121,5 +121,6 @@ def _seen(
     if TRAINED_ON not in artifacts:
         return None
     with tempfile.TemporaryDirectory() as folder:
-        file = registry.client.download_artifacts(champion.run_id, TRAINED_ON, folder)
-        return np.isin(fingerprints(images), np.load(file))
+        file = Path(registry.client.download_artifacts(champion.run_id, TRAINED_ON, folder))
+        with reading(file, f"delete this artifact of run {champion.run_id}, and run `mnist register` again"):
+            return np.isin(fingerprints(images), np.load(file))

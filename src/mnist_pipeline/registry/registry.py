@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
+from zipfile import BadZipFile
 
 from mnist_pipeline.core.console import quiet_native_logs, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.tracking.logged_model import logged_model_id
+from mnist_pipeline.tracking.logged_model import is_whole, logged_model_id
 from mnist_pipeline.tracking.runs import MODEL_DIGEST
 from mnist_pipeline.tracking.store import open_store
 
@@ -55,6 +56,8 @@ class Version:
     """Number of the version, from `1`."""
     run_id: str
     """Id of the run that trained it."""
+    model_id: str
+    """Id of the logged model that it is."""
     tags: Mapping[str, str]
     """Tags of the version."""
     aliases: Sequence[str]
@@ -89,7 +92,13 @@ class Registry:
             for alias, number in sorted(model.aliases.items()):
                 aliases[str(number)].append(alias)
         versions = [
-            Version(str(found.version), found.run_id or "", found.tags, aliases[str(found.version)])
+            Version(
+                str(found.version),
+                found.run_id or "",
+                (found.source or "").removeprefix("models:/"),  # on SQLite, `model_id` is empty
+                found.tags,
+                aliases[str(found.version)],
+            )
             for found in self.client.search_model_versions(f"name = '{MODEL}'")
         ]
         return sorted(versions, key=lambda version: int(version.number), reverse=True)
@@ -113,7 +122,7 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         tags = {**tags, MODEL_DIGEST: digest}
-        model_id = logged_model_id(run_id)
+        model_id = logged_model_id(self.client.get_run(run_id))
         version = self.client.create_model_version(
             MODEL,
             source=f"models:/{model_id}",
@@ -123,7 +132,7 @@ class Registry:
             tags=tags,
             await_creation_for=0,  # it is there when the call returns; waiting only prints a line about it
         )
-        return Version(str(version.version), run_id, tags, ())
+        return Version(str(version.version), run_id, model_id, tags, ())
 
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version, in their order."""
@@ -180,18 +189,18 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         uri = f"models:/{MODEL}/{version.number}"
-        advice = "or delete that version in MLflow, and run `mnist register` again"
+        if version.digest and not is_whole(self.client, version.model_id, version.digest):
+            raise UserError(
+                f"The files of {uri} are lost or damaged in the MLflow store: `mnist sync` restores them if the "
+                "workspace or DVC's cache has the model; if not, delete that version in MLflow and register another."
+            )
         try:
             with quiet_native_logs():
                 return cast("keras.Model", mlflow.keras.load_model(uri, load_model_kwargs={"compile": False}))
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
             raise UserError(
-                f"The model file of {uri} is not in the MLflow store any more: bring the artifacts back, {advice}."
-            ) from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"The model of {uri} cannot be loaded by this version of Keras: install the version that wrote it, "
-                f"{advice}."
+                f"The model of {uri} cannot be loaded by this version of Keras: install the version that wrote it, or "
+                "delete that version in MLflow and run `mnist register` again."
             ) from error
 
     def _crown(self, version: Version, over: Version | None) -> None:

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.registry.registry import MODEL
+from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.tracking.runs import MODEL_DIGEST, find_run_by_digest
+from mnist_pipeline.tracking.store import download, open_store
+from mnist_pipeline.tracking.sync import can_restore
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,11 +19,11 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-def resolve(client: "MlflowClient", reference: str) -> "tuple[ModelVersion | None, Run | None]":
+def resolve(project: Project, reference: str) -> "tuple[ModelVersion | None, Run | None]":
     """Return the registered version, if it is one that is asked for, and the run; None if that one is gone.
 
     Args:
-        client: of an open store.
+        project: whose store.
         reference: a run's id, `models:/mnist@champion` or `models:/mnist/3`.
 
     Raises:
@@ -27,14 +31,16 @@ def resolve(client: "MlflowClient", reference: str) -> "tuple[ModelVersion | Non
     """
     from mlflow.exceptions import MlflowException
 
-    version = _version(client, reference) if reference.startswith("models:") else None
+    client = open_store(project)
+    version = _version(project, client, reference) if reference.startswith("models:") else None
     with suppress(MlflowException):
         run = client.get_run((version.run_id or "") if version else reference)
         if run.info.lifecycle_stage == "active":
             return version, run
     if version is None:
+        again = "; a lost run comes back with `mnist sync`, under another id" if can_restore(project) else ""
         raise UserError(
-            f"The store has no run {reference}: give a run's id, models:/{MODEL}@champion or models:/{MODEL}/3."
+            f"The store has no run {reference}: give a run's id, models:/{MODEL}@champion or models:/{MODEL}/3{again}."
         )
     # Its run was deleted, and may have been restored under another id.
     return version, find_run_by_digest(client, version.tags.get(MODEL_DIGEST, ""))
@@ -47,18 +53,7 @@ def model_file(run: "Run", folder: Path) -> Path | None:
     return next(logged.rglob("*.keras"), None) if logged else None
 
 
-def download(uri: str, folder: Path) -> Path | None:
-    """Return a copy of an artifact, such as `runs:/<id>/<name>`, in `folder`; None if there is no such artifact."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    folder.mkdir(exist_ok=True)
-    with suppress(MlflowException, OSError):
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
-    return None
-
-
-def _version(client: "MlflowClient", reference: str) -> "ModelVersion":
+def _version(project: Project, client: "MlflowClient", reference: str) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
@@ -68,6 +63,4 @@ def _version(client: "MlflowClient", reference: str) -> "ModelVersion":
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     except MlflowException as error:
-        raise UserError(
-            f"The registry has no {reference}: `mnist register` (or `dvc repro`) registers a model."
-        ) from error
+        raise UserError(f"The registry has no {reference}: {way_out(project)}.") from error

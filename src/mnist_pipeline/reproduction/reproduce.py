@@ -61,7 +61,7 @@ def check(found: Walk) -> None:
         )
     if STUDY in tags:
         raise ImpossibleError("it is the run of a study, not of a training")
-    if found.run and MODEL_DIGEST not in tags:
+    if found.run and not {MODEL_DIGEST, "model"} <= tags.keys():
         raise ImpossibleError(f"its training left no model to compare with (the run is {found.run.info.status})")
     if found.lineage and any(path.startswith("data/normalized/") for path in found.lineage.inputs.data):
         raise ImpossibleError(

@@ -7,25 +7,27 @@ is changed by it: the code is laid out in a temporary git worktree.
 import hashlib
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.core.records import read_json
 from mnist_pipeline.provenance.environment import LEFT_OUT, NO_COMMIT, UNKNOWN
 from mnist_pipeline.provenance.git import checked_out, git
 from mnist_pipeline.provenance.inputs import Lineage, parameters_in, tree_digest
 from mnist_pipeline.provenance.pipeline import recorded_path
 from mnist_pipeline.provenance.redaction import REDACTED
 from mnist_pipeline.provenance.search import Finding, fetch_data, find_data
-from mnist_pipeline.reproduction.record import download, model_file, resolve
+from mnist_pipeline.reproduction.record import model_file, resolve
 from mnist_pipeline.tracking.contents import DIFF, DIFF_DIGEST, LINEAGE, PARAMS
 from mnist_pipeline.tracking.runs import MODEL_DIGEST
-from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.store import download
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -39,6 +41,10 @@ NO_CODE = {
     "": "the run does not name a commit",
 }
 """Why there is no code to look for, by what stands in place of the commit."""
+MAY_RESTORE = "`mnist sync` may restore it"
+"""What to do about an artifact of the run that is lost or damaged."""
+LOST = f"not in the store any more; {MAY_RESTORE}"
+"""What is said of one that is lost."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,11 @@ class Walk:
 
     @cached_property
     def lineage(self) -> Lineage | None:
-        """Return what the run says about its inputs; None if it says nothing."""
-        text = self._artifact(LINEAGE)
-        return Lineage.from_json(text.read_text(encoding="utf-8")) if text else None
+        """Return what the run says about its inputs; None if it says nothing, or nothing that can be read any more."""
+        file = self._artifact(LINEAGE)
+        with suppress(UserError):
+            return read_json(file, Lineage, "mnist train") if file else None
+        return None
 
     @property
     def arguments(self) -> list[str]:
@@ -103,7 +111,7 @@ class Walk:
         if MODEL_DIGEST in self.tags:
             yield self._model(self.run, self.tags[MODEL_DIGEST])
         if self.lineage is None:
-            yield Finding(LINEAGE, "missing", found="the run does not say which code and data it used")
+            yield self._no_lineage()
             yield self._params({})
         else:
             yield self._inputs(self.lineage)
@@ -111,6 +119,13 @@ class Walk:
             yield Finding("data of the stage", "verified", parts=data, is_needed=False)
             yield self._raw(self.lineage)
         yield self._commit(self.tags.get("git_commit", ""))
+
+    def _no_lineage(self) -> Finding:
+        if self._artifact(LINEAGE):
+            return Finding(LINEAGE, "changed", found=f"it cannot be read any more; {MAY_RESTORE}")
+        if "inputs_key" in self.tags:
+            return Finding(LINEAGE, "missing", found=LOST)
+        return Finding(LINEAGE, "missing", found="the run does not say which code and data it used")
 
     def _version(self, version: "ModelVersion") -> Finding:
         what = f"registered version {version.name}/{version.version}"
@@ -133,7 +148,7 @@ class Walk:
         other = self._data((Path(folder) / "models" / self.tags["model"] / "model.keras").as_posix(), digest)
         if other.state == "verified":
             return replace(other, what=MODEL)
-        return replace(finding, found=f"{finding.found}, so nothing can be compared with it")
+        return replace(finding, found="not intact in the store, nor anywhere else: nothing can be compared with it")
 
     def _inputs(self, lineage: Lineage) -> Finding:
         """Recompute the key from the recorded inputs, and compare the recorded parameters with params.yaml."""
@@ -141,21 +156,27 @@ class Walk:
         # On the command line, a seed wins over that of params.yaml.
         ignored = "seed" if "--seed" in inputs.command else ""
         values = {key: value for key, value in inputs.parameters.items() if key != ignored}
+        about = f"`{inputs.command}`, {len(inputs.dependencies)} dependencies, {len(inputs.parameters)} parameters"
+        is_same = inputs.key == self.tags.get("inputs_key")
         return Finding(
             f"inputs of {inputs.stage}",
-            "verified" if inputs.key == self.tags.get("inputs_key") else "changed",
+            "verified" if is_same else "changed",
             recorded=f"key {inputs.key[:12]}",
-            found=f"`{inputs.command}`, {len(inputs.dependencies)} dependencies, {len(inputs.parameters)} parameters",
+            found=about if is_same else f"not those that the run names; {MAY_RESTORE}",
             parts=(self._params(values),),
-            is_needed=False,
+            is_needed=not is_same,
         )
 
     def _params(self, values: dict[str, object]) -> Finding:
         file = self._artifact(PARAMS)
         if file is None:
-            return Finding(PARAMS, "missing", found="not among the artifacts of the run")
-        if parameters_in(file, list(values)) != values:
-            return Finding(PARAMS, "changed", found="other values than those of the training")
+            return Finding(PARAMS, "missing", found=LOST)
+        try:
+            found = parameters_in(file, list(values))
+        except UserError:
+            return Finding(PARAMS, "changed", found=f"it cannot be read any more; {MAY_RESTORE}")
+        if found != values:
+            return Finding(PARAMS, "changed", found=f"other values than those of the training; {MAY_RESTORE}")
         return Finding(PARAMS, "verified", found="in the store", path=file)
 
     def _data(self, path: str, digest: str) -> Finding:
@@ -222,7 +243,7 @@ def walk(project: Project, reference: str, *, everywhere: bool = False) -> Gener
     Raises:
         UserError: there is no such run or version.
     """
-    version, run = resolve(open_store(project), reference)
+    version, run = resolve(project, reference)
     commit = run.data.tags.get("git_commit", "") if run else ""
     with (
         tempfile.TemporaryDirectory(prefix="mnist-walk-") as folder,
@@ -234,9 +255,9 @@ def walk(project: Project, reference: str, *, everywhere: bool = False) -> Gener
 def _compare(what: str, file: Path | None, digest: str) -> Finding:
     """Say whether a file of the run was found and has the recorded MD5."""
     if file is None:
-        return Finding(what, "missing", f"md5 {digest}", "not in the store")
+        return Finding(what, "missing", f"md5 {digest}", LOST)
     if file_digest(file) != digest:
-        return Finding(what, "changed", f"md5 {digest}", "not the recorded one any more")
+        return Finding(what, "changed", f"md5 {digest}", f"not the recorded one any more; {MAY_RESTORE}")
     return Finding(what, "verified", f"md5 {digest}", "in the store", file)
 
 

@@ -4,13 +4,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.console import say
-from mnist_pipeline.core.files import atomic_path, file_digest, read_json, write_json
+from mnist_pipeline.core.files import atomic_path, file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.dataset import load_test
 from mnist_pipeline.evaluation.metrics import predict_probabilities, predictions_table
 from mnist_pipeline.evaluation.report import write_report
 from mnist_pipeline.models.model import load_model
-from mnist_pipeline.tracking.contents import log_evaluation
+from mnist_pipeline.tracking.contents import command, log_evaluation, read_training
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import run_of
 
@@ -24,9 +24,9 @@ def run(project: Project, params: "Params", model: ModelId) -> None:
     Raises:
         UserError: the model or the test split is missing.
     """
-    name, train_command = str(model), " ".join(("mnist train", *model.arguments))
-    loaded = load_model(project.model_file(model), train_command)
-    training = read_json(project.training_summary(model), train_command)
+    name = str(model)
+    loaded = load_model(project.model_file(model), command("train", model))
+    training = read_training(project, model)
     test = load_test(project.split)
     probabilities = predict_probabilities(loaded, test.images)
     report = write_report(project.report(model), name, test, probabilities)
@@ -35,11 +35,11 @@ def run(project: Project, params: "Params", model: ModelId) -> None:
     # Which model the report is on, by content: sync and register must not join it to another one.
     write_json(project.test_report(model), {"model_md5": file_digest(project.model_file(model)), **asdict(report)})
     metrics = {
-        "val_accuracy": training["validation_accuracy"],
-        "val_loss": training["validation_loss"],
+        "val_accuracy": training.validation_accuracy,
+        "val_loss": training.validation_loss,
         "test_accuracy": report.accuracy,
         "test_loss": report.loss,
-        "parameters": training["parameters"],
+        "parameters": training.parameters,
     }
     # For `dvc metrics show`: one test image is 0.0001.
     write_json(project.metrics(model), {key: round(value, 4) for key, value in metrics.items()})

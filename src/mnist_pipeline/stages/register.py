@@ -39,8 +39,8 @@ def run(project: Project, params: "Params") -> None:
         {
             "model": str(best.model),
             "model_md5": best.digest,
-            "validation_accuracy": best.training["validation_accuracy"],
-            "validation_loss": best.training["validation_loss"],
+            "validation_accuracy": best.training.validation_accuracy,
+            "validation_loss": best.training.validation_loss,
         },
     )
     sync(project, params)  # DVC may have taken the other models from its cache, without a word to MLflow
@@ -57,7 +57,7 @@ def _register(project: Project, params: "Params", registry: Registry, candidate:
         registry.promote(version) if outcome == CHAMPION else registry.challenge(version)
     say(
         f"{outcome}: {candidate.model} (version {version.number} of models:/{MODEL}), validation accuracy "
-        f"{candidate.training['validation_accuracy']:.2%}, test accuracy {candidate.test['accuracy']:.2%}; {reason}"
+        f"{candidate.training.validation_accuracy:.2%}, test accuracy {candidate.test.accuracy:.2%}; {reason}"
     )
 
 

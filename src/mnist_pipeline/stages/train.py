@@ -1,20 +1,23 @@
 """`mnist train NAME`: one model, from the train and validation splits."""
 
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.files import known_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project
-from mnist_pipeline.data.dataset import load_train, load_validation, train_file, validation_file
-from mnist_pipeline.data.normalize import load_statistics
+from mnist_pipeline.data.dataset import train_file, validation_file
 from mnist_pipeline.models.model import save_model
+from mnist_pipeline.provenance.inputs import present_inputs, recorded_inputs
+from mnist_pipeline.provenance.pipeline import read_lock
 from mnist_pipeline.tracking.augmentation_sheet import contact_sheet
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.training.checkpoint import Checkpoint, training_key
+from mnist_pipeline.training.data import TrainingData
 from mnist_pipeline.training.devices import Device, choose_device
-from mnist_pipeline.training.history import Epoch, write_history
+from mnist_pipeline.training.history import Epoch, TrainingSummary, write_history
 from mnist_pipeline.training.params import Params
-from mnist_pipeline.training.trainer import TrainingData, TrainingResult, train
+from mnist_pipeline.training.trainer import TrainingResult, train
 
 
 def run(project: Project, params: Params, model: ModelId) -> None:
@@ -23,57 +26,81 @@ def run(project: Project, params: Params, model: ModelId) -> None:
     Raises:
         UserError: the splits are missing, the device is not there, or the training diverged.
     """
-    name, model_params = str(model), params.model(model.entry)
-    device = choose_device(params.device)
-    data = load_data(project)
+    device, data = choose_device(params.device), TrainingData.load(project)
     checkpoint = find_checkpoint(project, params, model, device)
+    if is_awaited_by_dvc(project, model) and checkpoint.ended.load():
+        say(f"{model}: this training had ended already; writing its results")
+        entry = params.model(model.entry)
+        result = train(entry, data, seed=params.seed, device=device, checkpoint=checkpoint.ended)
+        write_results(project, model, result)
+    else:
+        checkpoint.ended.remove()
+        result = train_in_run(project, params, model, data, device, checkpoint)
+        if "DVC_STAGE" in os.environ:  # which may be killed before it has put the results into its cache
+            checkpoint.path.replace(checkpoint.ended.path)
+        else:
+            checkpoint.remove()
+    say(
+        f"{model}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
+        f"{result.model.count_params():,} parameters, {result.seconds:.0f} s"
+    )
+
+
+def is_awaited_by_dvc(project: Project, model: ModelId) -> bool:
+    """Return whether DVC runs this training and `dvc.lock` does not know yet what comes of its present inputs.
+
+    If it does, DVC was asked to train once more, as by `dvc repro --force`.
+    """
+    inputs = present_inputs(project, "train", model)
+    if inputs is None or os.environ.get("DVC_STAGE", "").rpartition(":")[2] != inputs.stage:
+        return False
+    return recorded_inputs(read_lock(project), inputs.stage) != inputs
+
+
+def train_in_run(
+    project: Project, params: Params, model: ModelId, data: TrainingData, device: Device, checkpoint: Checkpoint
+) -> TrainingResult:
+    """Train in an MLflow run, a new one or that of the training which the checkpoint continues; write the results."""
+    name, entry = str(model), params.model(model.entry)
     resume, earlier = checkpoint.previous_run()
     with training_run(project, params, model, tags=device.tags(), resume=resume) as run:
         say(f"{name}: {len(data.train)} training images, on {', '.join(device.names)} ({device.precision})")
         if earlier:
             say(f"{name}: resuming after epoch {earlier[-1].epoch}, where this training was interrupted")
-        if not model_params.augmentation.is_off:
-            run.log_figure(contact_sheet(name, model_params, data.train, seed=params.seed), "augmentation.png")
+        if not entry.augmentation.is_off:
+            run.log_figure(contact_sheet(name, entry, data.train, seed=params.seed), "augmentation.png")
         run.log_epochs(*earlier)  # a kill may have kept the last one from the store
 
         def report(epoch: Epoch) -> None:
-            say(progress_line(epoch, model_params.training.epochs))
+            say(progress_line(epoch, entry.training.epochs))
             run.log_new_epoch(epoch)
 
         checkpoint = replace(checkpoint, run_id=run.run_id)
-        result = train(model_params, data, seed=params.seed, device=device, on_epoch=report, checkpoint=checkpoint)
-        save_model(result.model, project.model_file(model))
-        write_history(project.history(model), result.history)
-        write_json(project.training_summary(model), summary := summarize(result))
-        run.log_result(summary, result.seconds)
-    checkpoint.remove()
-    say(
-        f"{name}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
-        f"{summary['parameters']:,} parameters, {result.seconds:.0f} s"
-    )
+        result = train(entry, data, seed=params.seed, device=device, on_epoch=report, checkpoint=checkpoint)
+        run.log_result(write_results(project, model, result), result.seconds)
+    return result
 
 
-def load_data(project: Project) -> TrainingData:
-    """Load what a training may see: the train and validation splits, never the test split.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    return TrainingData(
-        load_train(project.split), load_validation(project.split), load_statistics(project.normalization)
-    )
+def write_results(project: Project, model: ModelId, result: TrainingResult) -> TrainingSummary:
+    """Write the model file, the history and the summary, which is returned."""
+    save_model(result.model, project.model_file(model))
+    write_history(project.history(model), result.history)
+    write_json(project.training_summary(model), asdict(summary := summarize(result)))
+    return summary
 
 
 def find_checkpoint(project: Project, params: Params, model: ModelId, device: Device) -> Checkpoint:
     """Return the checkpoint of exactly this training: the same parameters, data, code and device."""
+    inputs = present_inputs(project, "train", model)
     files = [train_file(project.split), validation_file(project.split), project.normalization]
-    inputs = {
+    decisive = {
+        "stage": inputs.key if inputs else "",  # or the run that is continued would name other inputs
         "model": params.model(model.entry).model_dump_json(),
         "seed": str(params.seed),
         **device.tags(),
         **{file.name: known_digest(file) for file in files},
     }
-    return Checkpoint(project.checkpoint(model), training_key(inputs))
+    return Checkpoint(project.checkpoint(model), training_key(decisive))
 
 
 def progress_line(epoch: Epoch, epochs: int) -> str:
@@ -85,12 +112,12 @@ def progress_line(epoch: Epoch, epochs: int) -> str:
     )
 
 
-def summarize(result: TrainingResult) -> dict[str, float]:
+def summarize(result: TrainingResult) -> TrainingSummary:
     """Return the content of `training.json`: no seconds, so that equal trainings write equal files."""
-    return {
-        "validation_accuracy": result.best.validation_accuracy,
-        "validation_loss": result.best.validation_loss,
-        "best_epoch": result.best.epoch,
-        "epochs": len(result.history),
-        "parameters": result.model.count_params(),
-    }
+    return TrainingSummary(
+        validation_accuracy=result.best.validation_accuracy,
+        validation_loss=result.best.validation_loss,
+        best_epoch=result.best.epoch,
+        epochs=len(result.history),
+        parameters=result.model.count_params(),
+    )

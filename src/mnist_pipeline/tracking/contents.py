@@ -1,23 +1,25 @@
 """What goes into the run of a trained model: its origin, data sets and test report."""
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_pipeline.core.files import known_digest, read_json
+from mnist_pipeline.core.files import content_digest, known_digest
 from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.core.records import read_json
 from mnist_pipeline.data.dataset import train_file, validation_file
 from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.evaluation.metrics import Metrics
 from mnist_pipeline.provenance.environment import NO_COMMIT, UNKNOWN, code_diff, environment_tags
 from mnist_pipeline.provenance.inputs import Lineage, present_inputs, trace_lineage, tree_digest
 from mnist_pipeline.provenance.pipeline import read_lock, recorded_path
 from mnist_pipeline.provenance.redaction import redact
 from mnist_pipeline.tracking.logged_model import logged_model_id
+from mnist_pipeline.training.history import TrainingSummary
 from mnist_pipeline.training.params import Params
 
 if TYPE_CHECKING:
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
 DIFF = "uncommitted.diff"
 """Artifact: what the sources differed by from the commit, as a patch."""
-DIFF_DIGEST = "git_diff_md5"
-"""Tag: MD5 of the patch."""
 LINEAGE = "lineage.json"
 """Artifact: a `Lineage`."""
 PARAMS = "params.yaml"
 """Artifact: all parameters."""
+DIFF_DIGEST = "git_diff_md5"
+"""Tag: MD5 of the patch."""
+DIGESTS = {PARAMS: "params_md5", LINEAGE: "lineage_md5", DIFF: DIFF_DIGEST}
+"""Tags with the MD5 of the artifacts that tell of an origin."""
 REPORT = "report"
 """Artifact folder: the files of `reports/<model>`."""
 REPORT_DIGEST = "report_md5"
@@ -55,6 +59,24 @@ class Origin:
     """The inputs of the stage and where they come from; None if they are not known."""
 
 
+@dataclass(frozen=True)
+class Evaluation(Metrics):
+    """Content of `reports/<model>/test.json`."""
+
+    model_md5: str
+    """MD5 of the model file that was evaluated."""
+
+
+def read_training(project: Project, model: ModelId) -> TrainingSummary:
+    """Read what the training of a model came to; a UserError names the command that writes the file."""
+    return read_json(project.training_summary(model), TrainingSummary, command("train", model))
+
+
+def read_evaluation(project: Project, model: ModelId) -> Evaluation:
+    """Read the test report of a model; a UserError names the command that writes the file."""
+    return read_json(project.test_report(model), Evaluation, command("evaluate", model))
+
+
 def present_origin(project: Project, params: Params, model: ModelId) -> Origin:
     """Return what a training that starts now starts from."""
     inputs = present_inputs(project, "train", model)
@@ -63,13 +85,19 @@ def present_origin(project: Project, params: Params, model: ModelId) -> Origin:
     return Origin(params, text, environment_tags(project), code_diff(project.top), lineage)
 
 
+def origin_files(origin: Origin) -> dict[str, str]:
+    """Return the text of the artifacts that tell of an origin, by name."""
+    lineage = origin.lineage.to_json() if origin.lineage else ""
+    files = {PARAMS: redact(origin.params_text), DIFF: origin.diff, LINEAGE: lineage}
+    return {name: text for name, text in files.items() if text}
+
+
 def origin_tags(origin: Origin) -> dict[str, str]:
     """Return all tags that follow from an origin."""
-    digest = hashlib.md5(origin.diff.encode(), usedforsecurity=False).hexdigest()
     return {
         **origin.tags,
         **({"inputs_key": origin.lineage.inputs.key} if origin.lineage else {}),
-        **({DIFF_DIGEST: digest} if origin.diff else {}),
+        **{DIGESTS[name]: content_digest(text.encode()) for name, text in origin_files(origin).items()},
     }
 
 
@@ -79,18 +107,17 @@ def log_origin(project: Project, model: ModelId, origin: Origin) -> None:
 
     general = origin.params.model_dump(mode="json", include={"seed", "device", "split"}, exclude_none=True)
     mlflow.log_params(flatten(general | origin.params.model(model.entry).model_dump(mode="json")))
-    mlflow.log_text(redact(origin.params_text), PARAMS)
-    if origin.diff:
-        mlflow.log_text(origin.diff, DIFF)
-    if origin.lineage:
-        mlflow.log_text(origin.lineage.to_json(), LINEAGE)
+    for name, text in origin_files(origin).items():
+        mlflow.log_text(text, name)
     for dataset in _split_datasets(project, origin.lineage):
         mlflow.log_input(dataset, context="training")
 
 
-def log_split(client: "MlflowClient", project: Project, run_id: str, lineage: Lineage | None, *, context: str) -> None:
-    """Log the train and validation splits as the inputs of any run."""
-    _log_inputs(client, run_id, _split_datasets(project, lineage), context)
+def log_split(client: "MlflowClient", project: Project, run_id: str, digests: tuple[str, str], *, context: str) -> None:
+    """Log the train and validation splits with these MD5s as the inputs of any run."""
+    files = (train_file(project.split), validation_file(project.split))
+    datasets = [_dataset(project, file, md5) for file, md5 in zip(files, digests, strict=True)]
+    _log_inputs(client, run_id, datasets, context)
 
 
 def log_evaluation(client: "MlflowClient", project: Project, model: ModelId, run_id: str, test_digest: str) -> None:
@@ -100,14 +127,14 @@ def log_evaluation(client: "MlflowClient", project: Project, model: ModelId, run
     """
     import mlflow
 
-    report = read_json(project.test_report(model), command("evaluate", model))
+    report = asdict(read_evaluation(project, model))
     dataset = _dataset(project, project.split / "test.npz", test_digest)
     _log_inputs(client, run_id, [dataset], "evaluation")
     measures = {key: value for key, value in flatten(report).items() if isinstance(value, int | float)}
     mlflow.log_metrics(
         {f"test_{key}": value for key, value in measures.items()},
         run_id=run_id,
-        model_id=logged_model_id(run_id),
+        model_id=logged_model_id(client.get_run(run_id)),
         dataset=dataset,
     )
     client.log_artifacts(run_id, str(project.report(model)), REPORT)

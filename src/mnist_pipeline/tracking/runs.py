@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-import psutil
-
 from mnist_pipeline.core.files import file_digest
+from mnist_pipeline.core.processes import identity, is_alive
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.provenance.git import git
 from mnist_pipeline.provenance.redaction import public_uri
@@ -27,7 +26,7 @@ from mnist_pipeline.tracking.contents import (
 )
 from mnist_pipeline.tracking.logged_model import log_model
 from mnist_pipeline.tracking.store import experiment_name, find_runs, open_store
-from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.training.history import Epoch, TrainingSummary
 from mnist_pipeline.training.params import Params
 
 if TYPE_CHECKING:
@@ -75,23 +74,24 @@ class TrainingRun:
 
         mlflow.log_figure(figure, file)
 
-    def log_result(self, summary: Mapping[str, float], seconds: float | None = None) -> None:
+    def log_result(self, summary: TrainingSummary, seconds: float | None = None) -> None:
         """Log what the finished training left: the model, the metrics of its summary, its files.
 
         The seconds that it took are None if nobody knows them any more.
         """
         import mlflow
 
-        model_file, step = self.project.model_file(self.model), int(summary["best_epoch"])
-        model_id = log_model(self.run_id, str(self.model), model_file, step=step)
+        model_file, step = self.project.model_file(self.model), summary.best_epoch
+        logged = mlflow.get_run(self.run_id).outputs.model_outputs  # by a process that was killed right after
+        model_id = logged[0].model_id if logged else log_model(self.run_id, str(self.model), model_file, step=step)
         metrics = {
-            "best_epoch": summary["best_epoch"],
-            "best_validation_accuracy": summary["validation_accuracy"],
-            "best_validation_loss": summary["validation_loss"],
-            "parameters": summary["parameters"],
+            "best_epoch": summary.best_epoch,
+            "best_validation_accuracy": summary.validation_accuracy,
+            "best_validation_loss": summary.validation_loss,
+            "parameters": summary.parameters,
         }
         if seconds is not None:
-            metrics["training_seconds"] = seconds
+            metrics["training_seconds"] = round(seconds, 1)
         mlflow.log_metrics(metrics, step=step, model_id=model_id)
         for file in (self.project.history(self.model), self.project.training_summary(self.model)):
             mlflow.log_artifact(str(file), REPORT)
@@ -201,21 +201,11 @@ def _source_tags(project: Project, model: ModelId, origin: Origin) -> dict[str, 
 
 def _process_tags() -> dict[str, str]:
     """Return what identifies this process, so that a later one can tell whether it is still alive."""
-    return {"host": socket.gethostname(), "process": _identity(psutil.Process())}
-
-
-def _identity(process: psutil.Process) -> str:
-    """Return what tells a process from all that had or will have its number."""
-    return f"{process.pid} {process.create_time():.2f}"
+    return {"host": socket.gethostname(), "process": identity()}
 
 
 def _end_abandoned_runs(client: "MlflowClient") -> None:
     """Mark KILLED what a killed process of this machine left RUNNING: nothing else can say so any more."""
     for run in find_runs(client, f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"):
-        process = run.data.tags["process"]
-        try:
-            alive = _identity(psutil.Process(int(process.split()[0]))) == process
-        except psutil.Error:
-            alive = False
-        if not alive:
+        if not is_alive(run.data.tags["process"]):
             client.set_terminated(run.info.run_id, "KILLED")

@@ -1,9 +1,11 @@
 """Studies in MLflow: one run per study, one child run per trial, with statuses that agree with the study's journal."""
 
 import getpass
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_pipeline.core.project import ModelId, Project
@@ -26,7 +28,7 @@ from mnist_pipeline.training.params import ModelParams, Params
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run, RunTag
 
 STUDY = "study_id"
 """Tag that joins a study's run to the study; names can be used again, these are unique."""
@@ -36,6 +38,8 @@ SHARED = (
     "model", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "git_commit", "git_dirty",
 )  # fmt: skip
 """Tags that a trial's run has from the study's."""
+FLUSH_SECONDS = 2
+"""A trial's epochs are sent to MLflow when the last ones were sent that long ago, and at its end."""
 MAX_RUNS = 50_000
 """The most that one search may return."""
 
@@ -52,6 +56,10 @@ class TrialEnd:
     """Its parameters, by dotted path."""
     metrics: Mapping[str, float]
     """Its results by name; empty if it failed."""
+    curve: Mapping[int, float]
+    """The validation number that decides, by epoch, as far as the study knows it."""
+    curve_name: str
+    """Name of that number as a metric of the run."""
     error: str | None
     """Why it failed."""
 
@@ -63,7 +71,7 @@ class TrialEnd:
 
 @dataclass(frozen=True)
 class StudyRun:
-    """The run of one study, from any process."""
+    """The run of one study."""
 
     client: "MlflowClient"
     run_id: str
@@ -86,41 +94,37 @@ class StudyRun:
         self.client.log_text(self.run_id, origin.diff, DIFF)  # also an empty one, in place of an earlier session's
         if origin.lineage:
             self.client.log_text(self.run_id, origin.lineage.to_json(), LINEAGE)
+        self.__dict__.pop("_run", None)  # the trials' runs share its new tags
 
-    def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> str:
-        """Create the child run of a trial and return its id."""
-        from mlflow.entities import Param
-
-        study = self.client.get_run(self.run_id)
+    def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "TrialRun":
+        """Create the child run of a trial."""
+        study = self._run
         shared = {key: study.data.tags[key] for key in SHARED if key in study.data.tags}
         run_id = self.client.create_run(
             study.info.experiment_id,
             tags={**shared, **(tags or {}), "mlflow.parentRunId": self.run_id, TRIAL: str(number)},
             run_name=f"{study.info.run_name} {number}",
         ).info.run_id
-        self.client.log_batch(run_id, params=[Param(path, str(value)) for path, value in values.items()])
-        return run_id
+        return TrialRun(self.client, run_id, values)
 
-    def log_epoch(self, run_id: str, epoch: Epoch) -> None:
-        """Log an epoch's metrics at its step, in one request."""
-        self.client.log_batch(run_id, metrics=epoch_metrics(epoch))
-
-    def end_trial(self, run_id: str, end: TrialEnd) -> None:
-        """Close a child run. Doing it twice changes nothing."""
-        step = int(end.metrics.get("best_epoch", 0))
-        self.client.log_batch(run_id, metrics=as_metrics(end.metrics, step))
-        self.client.set_tag(run_id, "outcome", end.outcome)
-        if end.error is not None:
-            self.client.set_tag(run_id, "error", end.error[:5_000])
-        self.client.set_terminated(run_id, end.status)
+    def untold(self, ends: Iterable[TrialEnd]) -> "list[tuple[TrialEnd, Run | None]]":
+        """Return the trials whose run does not tell how they ended, with that run, or that have none."""
+        runs = self.trial_runs()
+        every = [(end, runs.get(end.number)) for end in ends]
+        return [(end, run) for end, run in every if run is None or run.info.status != end.status]
 
     def reconcile(self, ends: Iterable[TrialEnd]) -> None:
-        """Make the child runs agree with how the trials ended, wherever a process was killed between the two."""
-        runs = self.trial_runs()
-        for end in ends:
-            run = runs.get(end.number)
-            if run is None or run.info.status != end.status:
-                self.end_trial(run.info.run_id if run else self.start_trial(end.number, end.values), end)
+        """Make the child runs agree with how the trials ended, wherever one is missing or its process was killed.
+
+        Of the epochs that MLflow does not know, the study knows the number that decides.
+        """
+        for end, run in self.untold(ends):
+            child = TrialRun(self.client, run.info.run_id, end.values) if run else None
+            known = child.epochs(end.curve_name) if child else set[int]()
+            child = child or self.start_trial(end.number, end.values)
+            for epoch in end.curve.keys() - known:
+                child.keep(as_metrics({end.curve_name: end.curve[epoch]}, epoch))
+            child.end(end)
 
     def log_result(self, metrics: Mapping[str, float], best: Mapping[str, Any], tables: Mapping[str, str]) -> None:
         """Log what the study has come to so far: its numbers, its best values and its tables as CSV, by name."""
@@ -152,11 +156,58 @@ class StudyRun:
     def trial_runs(self) -> "dict[int, Run]":
         """Return the child runs, by the number of their trial."""
         runs = self.client.search_runs(
-            [self.client.get_run(self.run_id).info.experiment_id],
+            [self._run.info.experiment_id],
             filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'",
             max_results=MAX_RUNS,
         )
         return {int(run.data.tags[TRIAL]): run for run in runs}
+
+    @cached_property
+    def _run(self) -> "Run":
+        return self.client.get_run(self.run_id)
+
+
+@dataclass
+class TrialRun:
+    """The run of one trial. Epochs are sent together, once in a while: a request each would slow down large studies."""
+
+    client: "MlflowClient"
+    run_id: str
+    values: Mapping[str, Any]
+    """The trial's parameters, by dotted path."""
+    _kept: "list[Metric]" = field(default_factory=list["Metric"])
+    """Metrics that are not sent yet."""
+    _sent: float = field(default_factory=time.monotonic)
+
+    def keep(self, metrics: "Iterable[Metric]") -> None:
+        """Log these metrics with the next request."""
+        self._kept += metrics
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        """Log an epoch's metrics at its step."""
+        self.keep(epoch_metrics(epoch))
+        if time.monotonic() - self._sent > FLUSH_SECONDS:
+            self._send()
+
+    def end(self, end: TrialEnd) -> None:
+        """Close the run with what the trial came to. Doing it twice changes nothing."""
+        from mlflow.entities import RunTag
+
+        self.keep(as_metrics(end.metrics, int(end.metrics.get("best_epoch", 0))))
+        error = [] if end.error is None else [RunTag("error", end.error[:5_000])]
+        self._send(RunTag("outcome", end.outcome), *error)
+        self.client.set_terminated(self.run_id, end.status)
+
+    def epochs(self, metric: str) -> set[int]:
+        """Return the epochs of which the run has this metric."""
+        return {point.step for point in self.client.get_metric_history(self.run_id, metric)}
+
+    def _send(self, *tags: "RunTag") -> None:
+        from mlflow.entities import Param
+
+        params = [Param(path, str(value)) for path, value in self.values.items()]
+        self.client.log_batch(self.run_id, metrics=self._kept, params=params, tags=tags)
+        self._kept, self._sent = [], time.monotonic()
 
 
 @contextmanager
@@ -173,7 +224,8 @@ def study_run(project: Project, name: str, study_id: str, definition: Mapping[st
     with ending(lambda status: client.set_terminated(record.run_id, status)):
         client.log_batch(record.run_id, params=[Param(key, str(value)) for key, value in definition.items()])
         if not client.get_run(record.run_id).inputs.dataset_inputs:
-            log_split(client, project, record.run_id, None, context="tuning")
+            digests = definition["data.train"], definition["data.validation"]
+            log_split(client, project, record.run_id, digests, context="tuning")
         yield record
 
 

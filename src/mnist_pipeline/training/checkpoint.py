@@ -5,10 +5,10 @@ import json
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,11 @@ class Checkpoint:
     key: str
     run_id: str = ""
     """Id of the MLflow run that the training reports to, so that it can be continued."""
+
+    @property
+    def ended(self) -> Self:
+        """Return where the checkpoint is put when the training has ended, for as long as its results are not safe."""
+        return replace(self, path=self.path.with_suffix(".ended.npz"))
 
     def save(self, state: State) -> None:
         """Replace the checkpoint by `state`, atomically."""

@@ -67,10 +67,14 @@ def _mirrored(names: tuple[str, ...]) -> Any:
     return tf.distribute.MirroredStrategy(names)
 
 
-def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
+def choose_device(wanted: Literal["auto", "gpu", "cpu"], *, memory_share: float = 1) -> Device:
     """Choose the devices to train on. Call it before TensorFlow has computed anything.
 
     `auto` takes every visible GPU, otherwise the CPU. GPUs get memory growth, so that two processes can share one.
+
+    Args:
+        wanted: kind of device.
+        memory_share: of each GPU's memory that may be taken, in (0, 1]; below 1 it is taken at once.
 
     Raises:
         UserError: `gpu` is wanted and TensorFlow sees none.
@@ -90,10 +94,23 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"]) -> Device:
         tf.config.set_visible_devices([], "GPU")
         return Device("cpu", ("/device:CPU:0",), "float32", xla=False)
     for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+        if memory_share < 1:
+            limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory_share * _smallest_memory()))
+            tf.config.set_logical_device_configuration(gpu, [limit])
+        else:
+            tf.config.experimental.set_memory_growth(gpu, True)
     names = tuple(f"/device:GPU:{index}" for index in range(len(gpus)))
     # Keras hands the step of all replicas to XLA as one, and XLA compiles for one device.
     return Device("gpu", names, _gpu_precision(gpus), xla=len(gpus) == 1)
+
+
+def _smallest_memory() -> float:
+    """Return the memory of this machine's smallest GPU in MB: TensorFlow does not tell."""
+    import pynvml  # pyright: ignore[reportMissingImports] - part of the extra `gpu`
+
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return min(pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles) / 2**20
 
 
 def _gpu_precision(

@@ -34,6 +34,22 @@ class Epoch:
         return (accuracy, -loss) if monitor == "accuracy" else (-loss, accuracy)
 
 
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Content of `reports/<model>/training.json`: what a training came to, by its best epoch."""
+
+    validation_accuracy: float
+    """Accuracy of the epoch whose weights are kept."""
+    validation_loss: float
+    """Loss of the same epoch."""
+    best_epoch: int
+    """Number of that epoch."""
+    epochs: int
+    """How many epochs there were."""
+    parameters: int
+    """Number of weights."""
+
+
 def best_epoch(history: Iterable[Epoch], monitor: Monitor) -> Epoch:
     """Return the epoch whose weights are kept: the first of the highest rank."""
     return max(history, key=lambda epoch: epoch.rank(monitor))
@@ -45,12 +61,3 @@ def write_history(path: Path, history: Sequence[Epoch]) -> None:
 
     with atomic_path(path) as temporary:
         pd.DataFrame([asdict(epoch) for epoch in history]).to_csv(temporary, index=False)
-
-
-def read_history(path: Path) -> list[Epoch]:
-    """Read what `write_history` wrote, bit for bit."""
-    import pandas as pd
-
-    # As text, because Python reads back what it wrote, and pandas rounds the last bit.
-    rows = pd.read_csv(path, dtype=str).to_dict("records")
-    return [Epoch(int(row.pop("epoch")), **{str(key): float(value) for key, value in row.items()}) for row in rows]

@@ -8,28 +8,15 @@ from dataclasses import dataclass
 
 import keras
 
-from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.data.normalize import PixelStatistics
 from mnist_pipeline.models.model import build_model
 from mnist_pipeline.training.batches import steps_per_epoch, training_batches, validation_batches
 from mnist_pipeline.training.callbacks import EpochEnd, OnEpoch
 from mnist_pipeline.training.checkpoint import Checkpoint
+from mnist_pipeline.training.data import TrainingData
 from mnist_pipeline.training.devices import Device
 from mnist_pipeline.training.history import Epoch, best_epoch
 from mnist_pipeline.training.params import ModelParams
 from mnist_pipeline.training.training_model import prepare, restore, separate_replicas
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a training may see: never the test split."""
-
-    train: Subset
-    """Images to learn from."""
-    validation: Subset
-    """Images to choose the best epoch on."""
-    statistics: PixelStatistics
-    """Mean and standard deviation of the pixels of the train split."""
 
 
 @dataclass(frozen=True)

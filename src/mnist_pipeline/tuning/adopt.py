@@ -20,14 +20,23 @@ from mnist_pipeline.core.files import atomic_path
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.studies import StudyRun
+from mnist_pipeline.training.data import TrainingData
 from mnist_pipeline.training.params import ModelParams, Params, load_params
 from mnist_pipeline.tuning.plan import MONITOR, Goal
 from mnist_pipeline.tuning.results import complete_of, front_of, goal_of
 from mnist_pipeline.tuning.space import Values, apply, parameters_of
+from mnist_pipeline.tuning.storage import find_studies
 from mnist_pipeline.tuning.study import load_study, values_of
 
 
-def adopt(project: Project, params: Params, study_name: str, confirm: int, number: int | None = None) -> None:
+def adopt(
+    project: Project,
+    params: Params,
+    study_name: str,
+    confirm: int,
+    number: int | None = None,
+    storage: str | None = None,
+) -> None:
     """Write the values of a study's trial into `params.yaml`, if they beat the current ones on average on other seeds.
 
     Where the study counts weights too, it is enough to be more accurate or smaller. Current parameters with more
@@ -39,11 +48,12 @@ def adopt(project: Project, params: Params, study_name: str, confirm: int, numbe
         study_name: of the study.
         confirm: with how many seeds both are trained again, none of which the study has used; 0 trusts the study.
         number: of the trial; the best one if None, which a study with a Pareto front does not have.
+        storage: address of the database that keeps the study; None is the project's own journals.
 
     Raises:
         UserError: there is no such study, model or complete trial, or `params.yaml` cannot be changed.
     """
-    study = load_study(project.studies / f"{study_name}.log")
+    study = load_study(find_studies(project, storage), study_name)
     definition, goal = study.user_attrs["definition"], goal_of(study)
     trial, name = _chosen(study, goal, number), definition["model"]
     current = params.model(name)
@@ -103,8 +113,8 @@ def _train_again(
     """Train both models with each seed; print and return the number that decides and the weights, a row per seed."""
     with quiet_native_logs():
         from mnist_pipeline.training.devices import choose_device
-        from mnist_pipeline.tuning.trial import load_data, train
-    device, data = choose_device(params.device), load_data(project)
+        from mnist_pipeline.training.trainer import train
+    device, data = choose_device(params.device), TrainingData.load(project)
     rows: list[dict[str, float]] = []
     for seed in seeds:
         results = {side: train(model, data, seed=seed, device=device) for side, model in models.items()}

