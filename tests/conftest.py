@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.training.params import Params, load_params
 from small_project import make_project
+
+# The same examples in each run, so that a test fails for everyone or for nobody.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True)

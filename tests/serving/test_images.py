@@ -62,7 +62,7 @@ def test_a_drawing_is_sized_and_centred_as_mnist_s_digits_are(tmp_path: Path) ->
 )
 def test_size_and_place_on_the_paper_do_not_matter(scale: float, horizontal: int, vertical: int, field: int) -> None:
     moved = prepared(seven(scale, (horizontal, vertical), field))
-    assert difference(moved, prepared(seven())) < 9
+    assert difference(moved, prepared(seven())) < 14  # at most 10.5 in 6,000 draws; other digits are 22 or more away
 
 
 @pytest.mark.parametrize("side", [28, 200])
