@@ -19,10 +19,10 @@ DEV := .venv/.dev-installed
 GPU := .venv/.gpu-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format ui gpu baselines lock clean scm
+.PHONY: help install run test check docs-check screenshots format ui gpu baselines lock clean scm
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 install: $(RUN) ## Create .venv with the pinned environment (the targets below do so themselves)
 	@echo ".venv is ready."
@@ -39,6 +39,12 @@ check: $(DEV) ## Check lint, format, types, import contracts and the installed p
 	@$(ACTIVE) PYRIGHT_PYTHON_IGNORE_WARNINGS=1 pyright $(CODE)
 	@$(ACTIVE) lint-imports
 	@$(PIP) check
+
+docs-check: $(DEV) ## Run every command of README and docs/ in a clone (a quarter of an hour)
+	@$(ACTIVE); PYTHONPATH=tests python tests/docs/run_commands.py
+
+screenshots: $(DEV) ## Renew docs/images from this project's store, which needs a champion and a study
+	@$(ACTIVE); PYTHONPATH=tests python tests/docs/screenshots.py
 
 format: $(DEV) ## Fix what ruff can fix, and format
 	@$(ACTIVE) ruff check --fix-only $(CODE)

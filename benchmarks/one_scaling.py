@@ -18,6 +18,7 @@ from inspect import isfunction
 from itertools import pairwise
 from pathlib import Path
 from secrets import token_hex
+from selectors import DefaultSelector
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +27,7 @@ from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import console
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.training.params import load_params
-from mnist_pipeline.tuning.plan import make_plan
+from mnist_pipeline.tuning.plan import Plan
 from one_study import StudyJob, throw_away
 
 REPORTS = 3
@@ -54,8 +55,8 @@ class Clock:
     """Seconds by what they were spent on."""
 
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict[str, float](float))
-    starts: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
-    """When trials began, by the worker's place."""
+    starts: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    """When trials began, by the worker."""
     after_trial: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     """`seconds` whenever a trial had ended."""
     _stack: list[str] = field(default_factory=list[str])
@@ -96,16 +97,15 @@ def watch(clock: Clock) -> None:
     """Wrap what the driver calls."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token_hex(32)}  # before Ray is imported and reads it
     import optuna
-    import ray
     from optuna.storages import JournalStorage, RDBStorage
+    from ray.actor import ActorMethod
 
     from mnist_pipeline.tracking.studies import StudyRun, TrialRun
-    from mnist_pipeline.tuning.cluster import Workers
-    from mnist_pipeline.tuning.driver import Driver
+    from mnist_pipeline.tuning.tune import Driver
 
     clock.wrap(Driver, "run", "the rest")
-    clock.wrap(ray, "wait", WAITING)
-    clock.wrap(Workers, "start answer next", "Ray")
+    clock.wrap(DefaultSelector, "select", WAITING)
+    clock.wrap(ActorMethod, "remote", "Ray")
     clock.wrap(StudyRun, "start_trial", "MLflow")
     clock.wrap(TrialRun, "log_epoch end", "MLflow")
     clock.wrap(optuna.Study, "ask tell get_trials enqueue_trial", "Optuna")
@@ -114,25 +114,24 @@ def watch(clock: Clock) -> None:
     for storage in (JournalStorage, RDBStorage):
         functions = (name for name, value in vars(storage).items() if isfunction(value) and not name.startswith("__"))
         clock.wrap(storage, " ".join(functions), "storage")
-    start, end = Workers.start, Driver._end
+    train, ended = Driver._train, Driver._end
 
-    def noted_start(self: Workers, number: int, values: Mapping[str, Any]) -> Any:
-        tags = start(self, number, values)
-        clock.starts.setdefault(id(self._busy[number]), []).append(time.perf_counter())
-        return tags
+    async def noted_training(self: Driver, worker: Any, trial: Any, tags: Any) -> None:
+        clock.starts.setdefault(str(worker), []).append(time.perf_counter())
+        await train(self, worker, trial, tags)
 
-    def noted_end(self: Driver, number: int, event: Any) -> None:
-        end(self, number, event)
+    def noted_end(self: Driver, trial: Any, end: Any, *, stopped: bool = False) -> None:
+        ended(self, trial, end, stopped=stopped)
         clock.after_trial.append(dict(clock.seconds))
 
-    Workers.start, Driver._end = noted_start, noted_end
+    Driver._train, Driver._end = noted_training, noted_end
 
 
 def sleeping(seconds: float) -> type:
     """Return a class of workers that sleep, and report made-up epochs; they do not stop when they are told to."""
 
     class Sleeping:
-        def __init__(self, terms: Any, data: Any) -> None: ...
+        def __init__(self, *shared: Any) -> None: ...
 
         def prepare(self) -> dict[str, str]:
             return {"host": "here"}
@@ -183,9 +182,8 @@ def measure(job: ScalingJob, project: Project, storage: str | None) -> dict[str,
 
     clock = Clock()
     watch(clock)
-    plan = make_plan(
-        project, load_params(project.params), MODEL, trials=job.trials, epochs=REPORTS, study="scaling", storage=storage
-    )
+    params = load_params(project.params)
+    plan = Plan(project, params, MODEL, "scaling", job.trials, epochs=REPORTS, storage=storage)
     started = time.perf_counter()
     tune(plan, Resources(workers=job.workers, cpus=1), sleeping(job.seconds))
     cycles = [after - before for times in clock.starts.values() for before, after in pairwise(times)]

@@ -26,8 +26,7 @@ from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.dataset import Subset, load_train, load_validation, save_subset, train_file, validation_file
 from mnist_pipeline.data.params import CLASSES, IMAGE_SIDE
 from mnist_pipeline.training.params import ModelParams, load_params
-from mnist_pipeline.tuning.params import Choice, FloatRange
-from mnist_pipeline.tuning.space import apply, space_of
+from mnist_pipeline.tuning.params import Choice, FloatRange, apply, space_of
 
 EXAMPLE, OURS = "Optuna's example", "mnist tune"
 TRIALS = 200

@@ -14,7 +14,7 @@ from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.project import find_project
 from mnist_pipeline.training.checkpoint import training_key
 from mnist_pipeline.training.params import load_params
-from mnist_pipeline.tuning.space import space_of
+from mnist_pipeline.tuning.params import space_of
 from one_study import EXAMPLE, OURS, StudyJob
 
 NOTES = (

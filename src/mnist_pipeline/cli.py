@@ -17,6 +17,7 @@ from mnist_pipeline.core.console import console, quiet_native_logs, say, warn
 from mnist_pipeline.core.errors import UserError, explain
 from mnist_pipeline.core.processes import held
 from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.serving.formats import Format, need
 
 if TYPE_CHECKING:
     import keras
@@ -233,13 +234,12 @@ def tune(
     confirm: Annotated[int, typer.Option(min=0, help="With --adopt: other seeds to train with first.")] = 3,
 ) -> None:
     """Search better parameters in `tune.space.NAME` of params.yaml, on train and validation data; can be resumed."""
-    from mnist_pipeline.tuning.plan import make_plan
+    from mnist_pipeline.tuning.plan import Plan
 
     project, params = _open()
-    plan = make_plan(
-        project, params, name, trials=trials, timeout=timeout, study=study, epochs=epochs,
-        objective=objective, max_parameters=max_parameters, adopt=adopt, storage=storage,
-    )  # fmt: skip
+    plan = Plan(
+        project, params, name, study or name, trials, timeout, epochs, objective, max_parameters, adopt, storage
+    )
     from mnist_pipeline.tuning.cluster import Resources
     from mnist_pipeline.tuning.tune import tune as run
 
@@ -261,8 +261,10 @@ def adopt_study(
     """Write a study's best parameters into params.yaml, if they beat the current ones on other seeds too."""
     project, params = _open()
     from mnist_pipeline.tuning.adopt import adopt
+    from mnist_pipeline.tuning.storage import find_studies
+    from mnist_pipeline.tuning.study import load_study
 
-    adopt(project, params, study, confirm, trial, storage)
+    adopt(project, params, load_study(find_studies(project, storage), study), confirm, trial)
 
 
 studies = typer.Typer(help="Look at studies: what `mnist tune` has found.", no_args_is_help=True)
@@ -287,8 +289,9 @@ def show_study(
     """Print a study's best trials, its Pareto front if it has one, and how much each parameter mattered."""
     from mnist_pipeline.tuning.results import show_study as show
     from mnist_pipeline.tuning.storage import find_studies
+    from mnist_pipeline.tuning.study import load_study
 
-    show(find_studies(find_project(), storage), name, limit=None if show_all else 20)
+    show(load_study(find_studies(find_project(), storage), name), None if show_all else 20)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
@@ -369,6 +372,70 @@ def predict(
         return load_model(file, f"mnist train {model}") if file else load_champion(project)
 
     serving.run(images, load, index=index, as_lines=as_json)
+
+
+@app.command(rich_help_panel=MODELS)
+def export(
+    version: Annotated[
+        str, typer.Argument(help="models:/mnist@champion, models:/mnist/3, or only the alias or the number.")
+    ] = "models:/mnist@champion",
+    form: Annotated[
+        list[Format] | None, typer.Option("--format", help="May be given several times; onnx by default.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write to; `exports/` by default.")] = None,
+) -> None:
+    """Export a registered version for other runtimes, compare it with Keras on 10,000 images, log it with its run.
+
+    The images are those of validation and a sample of train, from `data/split`.
+    """
+    from mnist_pipeline.registry.exports import export_version
+
+    export_version(find_project(), version, form or [Format.ONNX], output)
+
+
+@app.command(rich_help_panel=MODELS)
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 for any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address; by default, this machine alone can ask.")] = "127.0.0.1",
+    follow: Annotated[
+        bool, typer.Option("--reload-on-promotion", help="Change to another version when the alias moves.")
+    ] = False,
+) -> None:
+    """Answer over HTTP with the champion: pixels in JSON or a picture to `POST /predict`; `/docs` says more."""
+    from mnist_pipeline.tracking.store import tracking_uri
+
+    need("serve", "`mnist serve`", "ai_edge_litert", "fastapi_offline")
+    from mnist_pipeline.serving import serve as server
+
+    project = find_project()
+    server.run(project, tracking_uri(project), host, port, follow=follow)
+
+
+@app.command(rich_help_panel=MODELS)
+def demo(
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port on this machine; the next free one from 8000 by default."),
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the browser, where there is a desktop.")
+    ] = True,
+) -> None:
+    """Draw digits in the browser, and see what a registered version reads, what it sees and where it looks."""
+    with quiet_native_logs():
+        from mnist_pipeline.registry.catalogue import offers
+        from mnist_pipeline.serving import demo as page
+
+    project = find_project()
+    page.run(project, offers(project), port, browser=browser)
+
+
+@app.command(hidden=True)
+def prepare() -> None:
+    """Export the champion for `mnist serve`, and write down in `.serving/` which version it is."""
+    from mnist_pipeline.registry.exports import prepare_champion
+
+    prepare_champion(find_project())
 
 
 @app.command(rich_help_panel=MODELS)

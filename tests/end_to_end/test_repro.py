@@ -4,73 +4,19 @@ A clone of the result produces the same bytes again.
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mnist_pipeline.data.download import FILES
-from small_project import ROOT
+from clone import Clone, clone_working_tree
+from pages import CHROMIUM, STROKES, addresses, draw, open_tab
 
 ALL = {
     "download", "normalize", "split", "train@mlp", "train@cnn", "evaluate@mlp", "evaluate@cnn", "register",
 }  # fmt: skip
-
-
-class Clone:
-    """A clone with commands of its own."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(root / "src"),  # the clone's code, not the one that is installed
-        }
-        if all((ROOT / "data" / "raw" / file.name).exists() for file in FILES):
-            self.environment["MNIST_MIRROR"] = str(ROOT / "data" / "raw")
-
-    def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=900
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def repro(self) -> set[str]:
-        """Run `dvc repro` and return the stages that it executed."""
-        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro")))
-
-    def commit(self, message: str) -> None:
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", message)
-
-    def edit(self, old: str, new: str) -> None:
-        params = self.root / "params.yaml"
-        text = params.read_text(encoding="utf-8")
-        assert re.search(old, text)
-        params.write_text(re.sub(old, new, text), encoding="utf-8")
-
-
-def clone_working_tree(root: Path) -> Clone:
-    """Return what a user would get from git, were the working tree committed now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, root / name)
-    clone = Clone(root)
-    clone.run("git", "init", "--quiet")
-    clone.run("git", "add", "--all")
-    clone.commit("all of it")
-    return clone
 
 
 @pytest.fixture
@@ -98,6 +44,8 @@ def test_the_whole_pipeline_then_nothing_then_the_same_again_elsewhere_then_what
     assert best["validation_accuracy"] > 0.9
     assert clone.repro() == set()
     check_what_users_see(clone)
+    if CHROMIUM:
+        draw_digits(clone)
 
     clone.run("git", "add", "--all")
     clone.commit("what came of it")
@@ -125,3 +73,11 @@ def check_what_users_see(clone: Clone) -> None:
     answer = json.loads(clone.run("mnist", "predict", "data/raw/t10k-images-idx3-ubyte", "--index", "0", "--json"))
     assert answer["digit"] == 7
     assert clone.run("dvc", "status") == "Data and pipelines are up to date.\n"
+
+
+def draw_digits(clone: Clone) -> None:
+    """Draw on the page of `mnist demo` with the mouse, and see the champion read it."""
+    with addresses("demo", "--no-open", folder=clone.root, environment=clone.environment) as found, open_tab() as tab:
+        tab.goto(next(found))
+        for digit in STROKES:
+            draw(tab, digit)

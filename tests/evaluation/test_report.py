@@ -5,18 +5,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_predictions import GOOD, PERFECT, Predictions
+from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.dataset import Subset
 from mnist_pipeline.evaluation.metrics import Metrics
 from mnist_pipeline.evaluation.report import write_report
+from mnist_pipeline.evaluation.robustness import robustness_table
 
-FIGURES = {"calibration.png", "confidently_wrong.png", "confusion_matrix.png", "recall.png"}
+FIGURES = {"calibration.png", "confidently_wrong.png", "confusion_matrix.png", "recall.png", "robustness.png"}
 
 
 def report(folder: Path, case: Predictions) -> Metrics:
-    return write_report(folder, "cnn", Subset(case.images, case.labels), case.probabilities)
+    test = Subset(case.images, case.labels)
+    return write_report(folder, "cnn", test, case.probabilities, robustness_table(uncertain, test, images=20))
+
+
+def uncertain(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Read a 0 in every image."""
+    return np.eye(10, dtype=np.float32)[np.zeros(len(images), int)]
 
 
 def test_the_report_is_complete_and_can_be_read_back(tmp_path: Path) -> None:
@@ -24,7 +32,9 @@ def test_the_report_is_complete_and_can_be_read_back(tmp_path: Path) -> None:
 
     folder = tmp_path / "reports" / "cnn"
     metrics = report(folder, GOOD)
-    assert {path.name for path in folder.iterdir()} == {"calibration.csv", "confusion.csv", "figures"}
+    assert {path.name for path in folder.iterdir()} == {
+        "calibration.csv", "confusion.csv", "robustness.csv", "figures",
+    }  # fmt: skip
     assert metrics.accuracy == 0.94
     calibration = pd.read_csv(folder / "calibration.csv")
     assert [*calibration.columns] == ["confidence", "accuracy", "images"]

@@ -7,7 +7,7 @@ import pytest
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.provenance.inputs import tree_digest
 from mnist_pipeline.provenance.pipeline import cached_object
-from mnist_pipeline.provenance.search import copy_data, fetch_data, find_data
+from mnist_pipeline.provenance.search import copy_data, find_data
 from repository import dvc
 
 PIECES = ("data/raw", "data/raw/images", "data/train.npz")
@@ -59,10 +59,15 @@ def test_the_workspace_comes_first_then_the_cache(place: tuple[Project, dict[str
 
 def test_what_is_nowhere_near_is_fetched_from_a_remote(place: tuple[Project, dict[str, str]], tmp_path: Path) -> None:
     project, digests = place
-    digest = digests["data/train.npz"]
-    assert fetch_data(project, digest, tmp_path / "fetched") == "storage"
-    assert (tmp_path / "fetched").read_text() == "data/train.npz"
-    assert fetch_data(project, digest[::-1], tmp_path / "other") is None
+    digest, fetched = digests["data/train.npz"], tmp_path / "fetched"
+    for path in (project.top / "data/train.npz", tmp_path / "cache"):
+        path.rename(path.with_suffix(".away"))
+    assert find_data(project, "data/train.npz", digest).state == "missing"
+    found = find_data(project, "data/train.npz", digest, fetched)
+    assert (found.state, found.found, found.path) == ("verified", "on DVC's remote storage", fetched)
+    assert fetched.read_text() == "data/train.npz"
+    found = find_data(project, "data/train.npz", digest[::-1], tmp_path / "other")
+    assert found.found == "neither in the workspace nor in DVC's cache, nor on a remote of DVC"
 
 
 def test_a_copy_without_dvc_has_neither_cache_nor_remotes(tmp_path: Path) -> None:
@@ -70,4 +75,4 @@ def test_a_copy_without_dvc_has_neither_cache_nor_remotes(tmp_path: Path) -> Non
     project = find_project(tmp_path)
     found = find_data(project, "data/train.npz", "0" * 32)
     assert (found.state, found.found) == ("missing", "neither in the workspace nor in DVC's cache")
-    assert fetch_data(project, "0" * 32, tmp_path / "fetched") is None
+    assert find_data(project, "data/train.npz", "0" * 32, tmp_path / "fetched").state == "missing"

@@ -24,7 +24,7 @@ from mnist_pipeline.models.model import load_model
 from mnist_pipeline.registry import contest
 from mnist_pipeline.registry.candidate import Best, Candidate
 from mnist_pipeline.registry.catalogue import load_champion, rollback
-from mnist_pipeline.registry.registry import Registry, Version
+from mnist_pipeline.registry.registry import Registry, Version, bearer
 from mnist_pipeline.stages import evaluate, train
 from mnist_pipeline.stages import register as stage
 from mnist_pipeline.tracking.contents import Evaluation
@@ -48,7 +48,7 @@ class Workspace:
         stage.run(self.project, self.params.model_copy(update={"train": names}))
 
     def bearer(self, alias: str) -> Version | None:
-        return Registry(open_store(self.project)).bearer(alias)
+        return bearer(Registry(open_store(self.project)).versions(), alias)
 
     def titles(self) -> dict[str, str]:
         versions = Registry(open_store(self.project)).versions()
@@ -157,7 +157,6 @@ def test_a_better_one_takes_over_with_evidence_and_a_worse_one_challenges(
     assert comparison["champion"]["accuracy"] == right["weak"].mean()
     champion = workspace.bearer("champion")
     assert champion is not None
-    assert champion.tags["only_this_right"] == str(only_strong)
     assert champion.tags["compared_with"] == "1"
     assert "better than version 1 (weak) on 200 validation images" in capsys.readouterr().out
 
@@ -229,7 +228,7 @@ def test_two_at_once_make_one_version(workspace: Workspace, processes: Any) -> N
 def test_after_a_kill_the_next_one_ends_what_was_begun_without_tensorflow(
     workspace: Workspace, processes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before_deciding, before_the_title = 1, 8
+    before_deciding, before_the_title = 2, 4
     for death in (before_deciding, before_the_title):
         assert in_process(processes, workspace, death) == [-signal.SIGKILL]
         assert workspace.titles() == {}
@@ -304,7 +303,6 @@ def test_without_enough_images_that_are_new_to_it_the_champion_is_replaced(
     assert champion.model == "strong"
     assert "replaces version 1 (weak) without a comparison" in champion.tags["reason"]
     assert "only 120 of 200 validation images are new" in champion.tags["reason"]
-    assert champion.tags["compared_images"] == "none"
 
 
 def test_without_a_record_of_what_it_saw_the_champion_is_replaced(resplit: Workspace, tmp_path: Path) -> None:

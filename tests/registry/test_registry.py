@@ -9,7 +9,7 @@ import pytest
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.registry.catalogue import rollback, show_models
-from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, open_registry
+from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, bearer, open_registry
 from mnist_pipeline.tracking.store import open_store
 from versions import add_version, die_at
 
@@ -81,7 +81,7 @@ def test_a_rollback_goes_back_and_another_one_forth(project: Project, capsys: py
     assert "champion is version 2 (two) again, instead of version 3 (three)" in capsys.readouterr().out
     assert titles(project) == {CHAMPION: "two", PREVIOUS: "three"}
     assert labelled(project) == {"two": "version 2"}
-    left = Registry(open_store(project)).bearer(PREVIOUS)
+    left = bearer(Registry(open_store(project)).versions(), PREVIOUS)
     assert left is not None
     assert left.rolled_back
     assert left.tags["rolled_back_to"] == "2"
@@ -120,7 +120,7 @@ def test_a_registry_without_versions_says_what_to_run(tmp_path: Path, store: byt
 def test_what_was_deleted_in_mlflow_stands_in_nobodys_way(project: Project) -> None:
     crown(project, "1", "2", "3")
     client = open_store(project)
-    champion = Registry(client).bearer(CHAMPION)
+    champion = bearer(Registry(client).versions(), CHAMPION)
     assert champion is not None
     client.delete_run(champion.run_id)
     client.delete_model_version("mnist", "2")

@@ -1,5 +1,6 @@
 """`mnist lineage`: a walk back that notices what changed, and no secrets in the store."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,8 +16,7 @@ from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.normalize import load_statistics
 from mnist_pipeline.models.model import build_model, save_model
 from mnist_pipeline.provenance.environment import cpu_model
-from mnist_pipeline.reproduction.lineage import show
-from mnist_pipeline.reproduction.walk import walk
+from mnist_pipeline.reproduction.lineage import show, walk
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.history import Epoch, TrainingSummary, write_history
@@ -163,10 +163,11 @@ def test_what_changed_since_is_told(trained: tuple[Project, str]) -> None:
     assert found["uncommitted.diff"] == "changed"
     assert "src/mnist_pipeline/training" not in found  # without its diff the code is another one, of course
     client, tags = open_store(project), open_store(project).get_run(run_id).data.tags
-    client.set_tag(run_id, "git_diff_md5", file_digest(diff))
+    files = json.loads(tags["files_md5"]) | {"uncommitted.diff": file_digest(diff)}
+    client.set_tag(run_id, "files_md5", json.dumps(files))
     assert states(project, run_id)["src/mnist_pipeline/training"] == "changed"
     diff.write_text(text)
-    client.set_tag(run_id, "git_diff_md5", tags["git_diff_md5"])
+    client.set_tag(run_id, "files_md5", tags["files_md5"])
 
 
 @pytest.mark.usefixtures("store")

@@ -1,5 +1,6 @@
 """`mnist reproduce` in a repository of its own: the old model again, bit for bit, or what is different or missing."""
 
+import json
 import os
 import re
 import shutil
@@ -10,14 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from mnist_pipeline.core.files import file_digest
+from mnist_pipeline.core.files import content_digest, file_digest
 from mnist_pipeline.core.project import ModelId, Project, find_project
+from mnist_pipeline.reproduction.lineage import Walk, walk
 from mnist_pipeline.reproduction.rebuild import ImpossibleError, build_environment, differences, lay_out, train_again
-from mnist_pipeline.reproduction.reproduce import check, compare, run
-from mnist_pipeline.reproduction.walk import Walk, walk
+from mnist_pipeline.reproduction.reproduce import check, compare, compare_weights, run
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.params import load_params
 from repository import MODULE, commit, dvc, git
@@ -213,7 +215,7 @@ def test_everything_that_is_missing_is_named_at_once(past: Past, capsys: pytest.
         f"{past.uncommitted} cannot be reproduced here:",
         "  * model file: not intact in the store, nor anywhere else: nothing can be compared with it "
         f"(md5 {file_digest(trained)})",
-        "  * params.yaml: not in the store any more; `mnist sync` may restore it",
+        f"  * params.yaml: not in the store any more; `mnist sync` may restore it (md5 {content_digest(kept[params])})",
         "  * data/split/validation.npz: neither in the workspace nor in DVC's cache, nor on a remote of DVC "
         f"(md5 {file_digest(validation)})",
         f"  * commit {'0' * 40}: not in this repository (`git fetch --all` may bring it)",
@@ -259,7 +261,7 @@ def test_code_that_commit_and_diff_do_not_give_is_named(past: Past) -> None:
     (diff,) = past.project.artifacts.rglob(f"{past.uncommitted}/artifacts/uncommitted.diff")
     whole = diff.read_text(encoding="utf-8")
     client = open_store(past.project)
-    digest = client.get_run(past.uncommitted).data.tags["git_diff_md5"]
+    files = client.get_run(past.uncommitted).data.tags["files_md5"]
     # As it would have been recorded, had there been more room for some files than for others.
     parts = [f"diff --git{part}" for part in whole.split("diff --git")[1:]]
     kept = [part for part in parts if "trainer.py" not in part.splitlines()[0]]
@@ -270,12 +272,13 @@ def test_code_that_commit_and_diff_do_not_give_is_named(past: Past) -> None:
             ImpossibleError, match=r"^uncommitted\.diff: not the recorded one any more; `mnist sync` may"
         ):
             checked(past, past.uncommitted).__enter__()
-        client.set_tag(past.uncommitted, "git_diff_md5", file_digest(diff))
+        cut = json.loads(files) | {"uncommitted.diff": file_digest(diff)}
+        client.set_tag(past.uncommitted, "files_md5", json.dumps(cut))
         with pytest.raises(ImpossibleError, match=rf"^src/mnist_pipeline/training: .*too long for {MODULE} \(md5"):
             checked(past, past.uncommitted).__enter__()
     finally:
         diff.write_text(whole, encoding="utf-8")
-        client.set_tag(past.uncommitted, "git_diff_md5", digest)
+        client.set_tag(past.uncommitted, "files_md5", files)
 
 
 def test_what_is_no_finished_training_is_refused_with_the_reason(past: Past) -> None:
@@ -301,7 +304,8 @@ def test_what_is_no_finished_training_is_refused_with_the_reason(past: Past) -> 
 def altered(past: Past, old: str, new: str) -> Generator[str]:
     """Yield the id of a run like the committed one, with another `lineage.json` and a comment in its `params.yaml`."""
     client, original = open_store(past.project), open_store(past.project).get_run(past.committed)
-    run_id = client.create_run(original.info.experiment_id, tags=original.data.tags).info.run_id
+    tags = {key: value for key, value in original.data.tags.items() if key != "files_md5"}
+    run_id = client.create_run(original.info.experiment_id, tags=tags).info.run_id
     (folder,) = past.project.artifacts.rglob(f"{past.committed}/artifacts")
     client.log_text(run_id, (folder / "params.yaml").read_text() + OF_THE_RUN, "params.yaml")
     client.log_text(run_id, (folder / "lineage.json").read_text().replace(old, new), "lineage.json")
@@ -370,3 +374,20 @@ def test_a_version_stands_for_its_run_also_if_that_was_restored_under_another_id
             assert found.run is not None
             assert found.run.info.run_id == past.committed
             assert found.findings[0].what == f"registered version mnist/{version}"
+
+
+WEIGHTS = [np.array([[0.0, 1.0], [2.0, 3.0]], np.float32), np.array([4.0], np.float32)]
+
+
+def test_the_same_bits_are_no_difference() -> None:
+    assert compare_weights(WEIGHTS, [array.copy() for array in WEIGHTS]) == (5, 0, 0.0)
+
+
+def test_the_last_bit_counts_and_so_does_a_sign_of_zero() -> None:
+    other = [np.array([[-0.0, np.nextafter(np.float32(1), np.float32(2))], [2.0, 3.0]], np.float32), WEIGHTS[1] + 1]
+    assert compare_weights(WEIGHTS, other) == (5, 3, 1.0)
+
+
+def test_other_shapes_are_another_network() -> None:
+    assert compare_weights(WEIGHTS, WEIGHTS[:1]) is None
+    assert compare_weights(WEIGHTS, [WEIGHTS[0].ravel(), WEIGHTS[1]]) is None

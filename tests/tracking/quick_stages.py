@@ -47,12 +47,17 @@ def train(name: str) -> None:
 
 def evaluate(name: str) -> None:
     """Write the report and say nothing of it, as where the store was out of reach."""
+    import pandas as pd
+
     from mnist_pipeline.evaluation.metrics import Metrics
+    from mnist_pipeline.evaluation.robustness import CORRUPTIONS
 
     shares = dict.fromkeys(("macro_precision", "macro_recall", "macro_f1", "expected_calibration_error"), 0.5)
     recall = {str(digit): 0.5 for digit in range(10)}
     metrics = Metrics(images=30, accuracy=0.5, accuracy_low=0.4, accuracy_high=0.6, loss=0.7, **shares, recall=recall)
     write_json(project.test_report(name), {"model_md5": file_digest(project.model_file(name)), **asdict(metrics)})
+    robustness = pd.DataFrame([dict.fromkeys(("strength", *CORRUPTIONS, "mean"), strength) for strength in (0, 1)])
+    robustness.to_csv(project.robustness(name), index=False)
     (project.report(name) / "confusion.csv").write_text("actual,predicted\n0,0\n1,7\n")
     (project.report(name) / "figures").mkdir(exist_ok=True)
     (project.report(name) / "figures" / "recall.png").write_bytes(b"a figure")

@@ -53,5 +53,5 @@ def test_a_data_set_of_a_run_brings_the_exact_file(
     in_cache.chmod(0o644)
     in_cache.write_bytes(b"damaged")
     assert load().read_bytes() == content
-    with pytest.raises(UserError, match=r"data/split/train\.npz with MD5 0{32} is neither in the workspace"):
+    with pytest.raises(UserError, match=r"data/split/train\.npz with MD5 0{32} cannot be found \(other content"):
         DvcSource("data/split/train.npz", "0" * 32).load()

@@ -21,8 +21,10 @@ from mnist_pipeline.core.files import file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project, find_project
 from mnist_pipeline.core.records import read_json
 from mnist_pipeline.registry.candidate import Best
+from mnist_pipeline.tracking.artifacts import logged_model_id
 from mnist_pipeline.tracking.runs import find_run_by_digest, training_run
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.sync import sync
 from mnist_pipeline.tracking.views import MODELS_VIEWS, TRIALS_VIEWS
 from mnist_pipeline.training.params import Params, load_params
 from small_project import ROOT, draw_digits, make_project
@@ -44,19 +46,23 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project
         yield project, params
 
 
+def run_of(project: Project, name: str) -> Any:
+    """Return the run that trained a model of the project."""
+    return find_run_by_digest(open_store(project), file_digest(project.model_file(name)))
+
+
 def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]) -> None:
     project, params = finished
     client = open_store(project)
     runs = client.search_runs([client.get_experiment_by_name("mnist").experiment_id])
     assert sorted(run.data.tags["model"] for run in runs) == ["cnn", "mlp"]
-    run = find_run_by_digest(client, file_digest(project.model_file("cnn")))
-    assert run is not None
+    run = run_of(project, "cnn")
     assert run.info.status == "FINISHED"
     model = params.model("cnn")
     assert run.data.params["training.optimizer.name"] == model.training.optimizer.name
     assert run.data.params["architecture.blocks.0.filters"] == "4"
     assert run.data.params["normalization"] == "unit"
-    for metric in ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "epoch_seconds"):
+    for metric in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "epoch_seconds"):
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
     assert run.data.metrics["test_accuracy"] == read_json(project.test_report("cnn"), dict[str, Any], "")["accuracy"]
     assert run.data.metrics["training_seconds"] > 0
@@ -66,8 +72,7 @@ def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]
 
 def test_the_views_show_what_is_really_logged(finished: tuple[Project, Params]) -> None:
     project, _ = finished
-    run = find_run_by_digest(open_store(project), file_digest(project.model_file("cnn")))
-    assert run is not None
+    run = run_of(project, "cnn")
     curves = [chart["metricKey"] for chart in MODELS_VIEWS[1].state["compareRunCharts"]]
     assert {*re.findall(r"metrics\.`(\w+)`", str(MODELS_VIEWS)), *curves} <= set(run.data.metrics)
     varied = set(re.findall(r"params\.`([\w.]+)`", str(TRIALS_VIEWS)))
@@ -85,8 +90,7 @@ def test_an_experiment_of_before_gets_the_views(project: Project) -> None:
 
 def test_data_sets_carry_the_hashes_of_dvc(finished: tuple[Project, Params]) -> None:
     project, _ = finished
-    run = find_run_by_digest(open_store(project), file_digest(project.model_file("mlp")))
-    assert run is not None
+    run = run_of(project, "mlp")
     digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     assert digests == {
         f"mnist-{name}": file_digest(project.split / f"{name}.npz") for name in ("train", "validation", "test")
@@ -98,8 +102,7 @@ def test_artifacts_hold_files_figures_and_a_model_without_pickle(finished: tuple
 
     project, _ = finished
     client = open_store(project)
-    run = find_run_by_digest(client, file_digest(project.model_file("cnn")))
-    assert run is not None
+    run = run_of(project, "cnn")
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"params.yaml", "augmentation.png"} <= names
     report = Path(client.download_artifacts(run.info.run_id, "report"))
@@ -195,6 +198,20 @@ def test_a_model_trained_again_to_the_same_bytes_is_the_same_version(finished: t
     assert "validation (chosen by this)" in (champion.description or "")
 
 
+def test_a_logged_model_that_somebody_has_deleted_is_logged_anew(finished: tuple[Project, Params]) -> None:
+    project, params = finished
+    client = open_store(project)
+    name = "mlp" if read_json(project.best, Best, "").model == "cnn" else "cnn"
+    run = run_of(project, name)
+    client.delete_logged_model(run.outputs.model_outputs[-1].model_id)
+    found = sync(project, params)
+    assert (found.refused, found.lost) == ([], [])
+    assert found.restored == [f"{name}: the store had no intact model file; restored"]
+    again = logged_model_id(client.get_run(run.info.run_id))
+    assert client.get_logged_model(again).source_run_id == run.info.run_id
+    assert sync(project, params).restored == []
+
+
 def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
     finished: tuple[Project, Params], tmp_path: Path
 ) -> None:
@@ -216,10 +233,9 @@ def test_the_champion_is_chosen_on_validation_whatever_the_test_says(
     client = open_store(project)
     assert client.get_model_version_by_alias("mnist", "champion").tags["model"] == "mlp"
     # The store was gone: the run was rebuilt from the files, curves and model included.
-    run = find_run_by_digest(client, file_digest(project.model_file("mlp")))
-    assert run is not None
+    run = run_of(project, "mlp")
     assert run.data.tags["restored"] == "true"
-    assert len(client.get_metric_history(run.info.run_id, "loss")) == 2
+    assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2
     assert client.list_artifacts(run.info.run_id, "report/figures")  # which the model card shows
 
 

@@ -45,7 +45,7 @@ def test_a_killed_training_continues_its_run(project: Project) -> None:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "validation_loss")]
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "val_loss")]
     # Each once and in their order, also the one that the kill may have kept from the store.
     assert steps == list(range(1, EPOCHS + 1))
     assert not project.checkpoint("mlp").exists()

@@ -28,7 +28,7 @@ from mnist_pipeline.registry.candidate import Best
 from mnist_pipeline.registry.catalogue import show_models
 from mnist_pipeline.registry.registry import Registry
 from mnist_pipeline.registry.sync import lacks_best, sync_versions
-from mnist_pipeline.reproduction.walk import walk
+from mnist_pipeline.reproduction.lineage import walk
 from mnist_pipeline.stages import register
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import sync
@@ -63,6 +63,7 @@ stages:
       - reports/${item.model}/figures
       - reports/${item.model}/test.json
       - reports/${item.model}/confusion.csv
+      - reports/${item.model}/robustness.csv
   register:
     cmd: python src/quick_stages.py register
     deps: [models, 'reports/mlp/test.json']
@@ -72,7 +73,7 @@ stages:
 
 
 RUN = "mlp: the store had no run of this training; restored from its files"
-REPORT = "mlp: the run had no test report; restored from its files"
+REPORT = "mlp: the store had no intact test report; restored"
 
 
 class Workspace:
@@ -241,9 +242,9 @@ def test_after_the_store_was_lost_each_commit_gets_its_run_back(here: Workspace)
     assert run.data.tags["git_commit"] == first
     assert run.data.params["seed"] == "0"
     client = open_store(here.project)
-    history = client.get_metric_history(run.info.run_id, "validation_loss")
+    history = client.get_metric_history(run.info.run_id, "val_loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.9), (2, 0.45), (3, pytest.approx(0.3))]
-    assert run.data.metrics["best_validation_accuracy"] == 0.6
+    assert run.data.metrics["best_val_accuracy"] == 0.6
     figures = client.list_artifacts(run.info.run_id, "report/figures")
     assert [artifact.path for artifact in figures] == ["report/figures/recall.png"]
     champion = client.get_model_version_by_alias("mnist", "champion")
@@ -264,12 +265,11 @@ def test_what_the_store_lost_of_its_files_comes_back(here: Workspace) -> None:
     shutil.rmtree(here.root / "mlruns" / "mnist")
     with pytest.raises(UserError, match="files of models:/mnist/2 are lost or damaged"):
         load_version(here, "2")
-    lost_card = "version 1 (mlp): the store has lost model_card.md, which neither the workspace nor DVC's cache can"
+    lost_card = "version 1 (mlp): the store has no intact model_card.md, and neither the workspace nor DVC's cache can"
     assert [line.partition(" replace")[0] for line in here.mnist_sync()] == [
-        "mlp: the store had lost or damaged the model, params.yaml, lineage.json, 5 of 5 files of its test report; "
-        "restored from the workspace",
-        "version 2 (mlp): the store had lost or damaged model_card.md, trained_on.npy; restored",
-        "version 1 (mlp): the store had lost or damaged the model, trained_on.npy; restored",
+        "mlp: the store had no intact model file, params.yaml, lineage.json, test report; restored",
+        "version 2 (mlp): the store had no intact model_card.md, trained_on.npy; restored",
+        "version 1 (mlp): the store had no intact model file, trained_on.npy; restored",
         lost_card,
     ]
     with walk(here.project, "models:/mnist/2") as walked:
@@ -284,16 +284,15 @@ def test_what_the_store_lost_of_its_files_comes_back(here: Workspace) -> None:
         os.truncate(file, 100)
     shutil.move(here.root / ".dvc" / "cache", here.root / "away")
     said = here.mnist_sync()
-    assert said[0].startswith("mlp: the store had lost or damaged the model, params.yaml, history.csv; restored")
-    assert said[1].startswith("version 1 (mlp): the store has lost the model, model_card.md, which neither")
+    assert said[0] == "mlp: the store had no intact model file, params.yaml, test report; restored"
+    assert said[1].startswith("version 1 (mlp): the store has no intact model file, model_card.md, and neither")
     shutil.move(here.root / "away", here.root / ".dvc" / "cache")
-    assert here.mnist_sync()[0] == "version 1 (mlp): the store had lost or damaged the model; restored"
+    assert here.mnist_sync()[0] == "version 1 (mlp): the store had no intact model file; restored"
 
     here.checkout("main~1")  # where version 1 is the model of the workspace
     assert here.sync() == [
-        "mlp: the store had lost or damaged params.yaml, lineage.json, 5 of 5 files of its test report; "
-        "restored from the workspace",
-        "version 1 (mlp): the store had lost or damaged model_card.md; restored",
+        "mlp: the store had no intact params.yaml, lineage.json, test report; restored",
+        "version 1 (mlp): the store had no intact model_card.md; restored",
     ]
     here.checkout("main")
 

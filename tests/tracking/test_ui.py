@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +15,10 @@ import pytest
 
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.store import experiment_name, open_store
+from pages import CHROMIUM, open_tab
 from small_project import make_project
 
 MNIST = str(Path(sys.executable).with_name("mnist"))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def start(project: Project, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -59,7 +58,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.
     experiment = client.get_experiment_by_name(experiment_name()).experiment_id
     for accuracy in (0.985, 0.9925, 0.97):
         run = client.create_run(experiment).info.run_id
-        client.log_metric(run, "best_validation_accuracy", accuracy)
+        client.log_metric(run, "best_val_accuracy", accuracy)
     browser = folder / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" >{folder}/opened\n', encoding="utf-8")
     browser.chmod(0o755)
@@ -91,13 +90,11 @@ def test_the_table_of_models_is_printed_and_opened_on_the_next_free_port(
 def test_the_first_row_of_the_printed_address_is_the_best_model(
     page: tuple[subprocess.Popen[str], list[str]],
 ) -> None:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=quiet) as browser:
-        tab = browser.new_page(viewport={"width": 1440, "height": 900})
+    with open_tab() as tab:
         tab.goto(page[1][0])
-        cells = tab.locator("[role=gridcell][col-id='metrics.`best_validation_accuracy`']")
+        cells = tab.locator("[role=gridcell][col-id='metrics.`best_val_accuracy`']")
         expect(cells).to_have_text(["0.9925", "0.985", "0.97"], timeout=60_000)
         tab.goto(page[1][1])
         expect(tab.get_by_text("Accuracy: validation, training")).to_be_visible(timeout=60_000)

@@ -11,7 +11,7 @@ from mnist_pipeline.data.dataset import save_subset
 from mnist_pipeline.data.normalize import fit, save_statistics
 from mnist_pipeline.training.params import Params
 from mnist_pipeline.tuning.cluster import Resources
-from mnist_pipeline.tuning.plan import Plan, make_plan
+from mnist_pipeline.tuning.plan import Plan
 from small_project import draw_digits
 
 PARAMS = """\
@@ -81,4 +81,4 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def plan(project: Project, params: Params) -> Plan:
     """A study of 4 trials."""
-    return make_plan(project, params, "tiny", trials=4)
+    return Plan(project, params, "tiny", "tiny", trials=4)

@@ -13,10 +13,10 @@ from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch, best_epoch
 from mnist_pipeline.training.params import load_params
-from mnist_pipeline.tuning.plan import Plan, make_plan
+from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.storage import find_studies
 from mnist_pipeline.tuning.study import ask, create_or_resume, load_study
-from mnist_pipeline.tuning.worker import Result, Terms
+from mnist_pipeline.tuning.worker import Result
 
 IN_MLFLOW = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
@@ -32,8 +32,8 @@ def scripted(*script: Sequence[float | Exception], before: Callable[[int], objec
 
     class Scripted:
         # Local, because Ray sends the code of such a class: the workers cannot import the tests.
-        def __init__(self, terms: Terms, data: object) -> None:
-            self.training, self.trials = terms.model.training, 0
+        def __init__(self, plan: Plan, *_: object) -> None:
+            self.training, self.trials = plan.model.training, 0
 
         def prepare(self) -> dict[str, str]:
             return {"host": "here"}
@@ -59,7 +59,7 @@ def scripted(*script: Sequence[float | Exception], before: Callable[[int], objec
 
 def plan_for(project: Project, study: str, trials: int = 4, **options: Any) -> Plan:
     """Return the plan of a study of the project's only model."""
-    return make_plan(project, load_params(project.params), "tiny", trials=trials, study=study, **options)
+    return Plan(project, load_params(project.params), "tiny", study, trials, **options)
 
 
 def study_of(plan: Plan) -> optuna.Study:
@@ -105,7 +105,7 @@ def runs_of(plan: Plan) -> tuple[Run, dict[int, Run]]:
 
 def curve_of(plan: Plan, run: Run) -> dict[int, float]:
     """Return the number that decides in a trial, by epoch; each was logged once."""
-    history = open_store(plan.project).get_metric_history(run.info.run_id, f"validation_{plan.goal.number}")
+    history = open_store(plan.project).get_metric_history(run.info.run_id, f"val_{plan.goal.number}")
     curve = {point.step: point.value for point in history}
     assert len(curve) == len(history), "an epoch was logged twice"
     return curve

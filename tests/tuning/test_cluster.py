@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -19,19 +19,21 @@ from studies import assert_stores_agree, plan_for, scripted, states_of, trials_o
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.training.data import TrainingData
-from mnist_pipeline.tuning.cluster import Resources, ray_workers
+from mnist_pipeline.tuning import cluster as cluster_module
+from mnist_pipeline.tuning.cluster import Hire, Resources, ray_workers
 from mnist_pipeline.tuning.tune import tune
-from mnist_pipeline.tuning.worker import Terms, Worker, code_here
+from mnist_pipeline.tuning.worker import Worker, code_here
 
 JOIN = """
 import sys
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.tuning.cluster import Resources, ray_workers
 class Idle:
-    def __init__(self, terms, data): ...
+    digest = lambda data: ""
+    def __init__(self, *shared): ...
     def prepare(self): ...
 try:
-    with ray_workers(Resources(cpus=1, address=sys.argv[1]), Idle, lambda gpus: None, None):
+    with ray_workers(Resources(cpus=1, address=sys.argv[1]), Idle, None, Idle()):
         print("joined")
 except UserError as error:
     print(error)
@@ -55,6 +57,11 @@ def cluster() -> Iterator[Any]:
 def resources(cluster: Any) -> Resources:
     """One worker on that cluster."""
     return Resources(cpus=1, address=cluster.address)
+
+
+def any_workers(project: Project, resources: Resources, worker: type) -> AbstractContextManager[Hire]:
+    """Start workers of this class for a study."""
+    return ray_workers(resources, worker, plan_for(project, "any"), TrainingData.load(project))
 
 
 def test_a_node_that_is_lost_in_mid_study_costs_no_trial(
@@ -84,13 +91,17 @@ def test_a_node_that_is_lost_in_mid_study_costs_no_trial(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "amount"), [({"cpus": 3}, "3 CPUs and 0 GPUs"), ({"gpus": 0.5}, "1 CPUs and 0.5 GPUs")]
+    ("wanted", "amount"), [({"cpus": 3}, "3 CPUs and 0 GPUs"), ({"gpus": 0.5}, "1 CPU and 0.5 GPUs")]
 )
 def test_what_no_node_has_is_refused_with_what_they_have(
     shared: Project, resources: Resources, wanted: dict[str, Any], amount: str
 ) -> None:
     with pytest.raises(UserError, match=f"^No node has {amount}, which .* The nodes have: .*2 CPUs and 0 GPUs"):
         tune(plan_for(shared, "greedy"), replace(resources, **wanted), scripted())
+
+
+def another_digest(_: TrainingData) -> str:
+    return "another"
 
 
 @pytest.mark.parametrize(
@@ -102,31 +113,27 @@ def test_what_no_node_has_is_refused_with_what_they_have(
     ],
 )
 def test_a_worker_whose_code_libraries_or_data_differ_is_refused_with_what_differs(
-    shared: Project, resources: Resources, what: str, reason: str
+    shared: Project, resources: Resources, what: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, code = TrainingData.load(shared), code_here()
-    digest = "another" if what == "data" else data.digest()
-    terms = Terms(
-        model=plan_for(shared, "any").model, seed=0, device="cpu", max_weights=None, threads=1, gpu_share=0,
-        data_md5=digest, code=code if what == "data" else code | {what: "another"},
-    )  # fmt: skip
-    with ray_workers(resources, Worker, lambda gpus: terms, data) as workers, pytest.raises(UserError, match=reason):
-        workers.next()
+    code = code_here()
+    if what == "data":
+        monkeypatch.setattr(TrainingData, "digest", another_digest)  # in this process, not in the worker's
+    else:
+        monkeypatch.setattr(cluster_module, "code_here", lambda: code | {what: "another"})
+    with pytest.raises(UserError, match=reason):
+        tune(plan_for(shared, f"differs-in-{what.split()[-1]}"), resources, Worker)
 
 
-def test_a_node_that_lacks_the_code_is_refused_with_what_is_missing(resources: Resources) -> None:
+def test_a_node_that_lacks_the_code_is_refused_with_what_is_missing(shared: Project, resources: Resources) -> None:
     class FromTomorrow:
-        def __init__(self, terms: Any, data: Any) -> None:
+        def __init__(self, *shared: Any) -> None:
             __import__("mnist_pipeline_of_tomorrow")
 
         def prepare(self) -> None: ...
 
     reason = r"^A worker cannot start \(.*No module named 'mnist_pipeline_of_tomorrow'\): install on each node"
-    with (
-        ray_workers(resources, FromTomorrow, lambda gpus: None, None) as workers,
-        pytest.raises(UserError, match=reason),
-    ):
-        workers.next()
+    with pytest.raises(UserError, match=reason):
+        tune(plan_for(shared, "tomorrow"), resources, FromTomorrow)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +145,15 @@ def test_a_node_that_lacks_the_code_is_refused_with_what_is_missing(resources: R
         ("local", "^--address 'local' is no address"),
     ],
 )
-def test_a_wrong_address_is_one_sentence_within_seconds(address: str, reason: str) -> None:
+def test_a_wrong_address_is_one_sentence_within_seconds(shared: Project, address: str, reason: str) -> None:
     started = time.monotonic()
-    with (
-        pytest.raises(UserError, match=reason),
-        ray_workers(Resources(address=address), scripted(), lambda gpus: None, None),
-    ):
+    with pytest.raises(UserError, match=reason), any_workers(shared, Resources(address=address), scripted()):
         pass
     assert time.monotonic() - started < 15
 
 
 def test_a_local_ray_takes_only_clients_that_have_its_token_and_leaves_no_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     clean = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | {"HOME": str(tmp_path)}
@@ -159,7 +163,7 @@ def test_a_local_ray_takes_only_clients_that_have_its_token_and_leaves_no_proces
         "none": clean,
         "disabled": clean | {"RAY_AUTH_MODE": "disabled"},
     }
-    with ray_workers(Resources(), scripted(), lambda gpus: None, None):
+    with any_workers(shared, Resources(), scripted()):
         assert any("raylet" in command for command in processes_in(tmp_path))
         import ray
 
@@ -176,17 +180,19 @@ def test_a_local_ray_takes_only_clients_that_have_its_token_and_leaves_no_proces
     wait_until(lambda: not any("ray" in command for command in processes_in(tmp_path)))
 
 
-def test_a_cluster_keeps_no_worker_of_a_study_that_is_over(resources: Resources) -> None:
+def test_a_cluster_keeps_no_worker_of_a_study_that_is_over(shared: Project, resources: Resources) -> None:
     class Idle:
-        def __init__(self, terms: Any, data: Any) -> None: ...
+        def __init__(self, *shared: Any) -> None: ...
 
         def prepare(self) -> dict[str, str]:
             return {}
 
-    with ray_workers(replace(resources, workers=2), Idle, lambda gpus: None, None) as workers:
-        workers.next()
-        workers.next()
-        assert len(_workers()) == 2
+    with any_workers(shared, resources, Idle) as hire:
+        import ray
+
+        with hire() as one, hire() as another:
+            ray.get([one.prepare.remote(), another.prepare.remote()])
+            assert len(_workers()) == 2
     wait_until(lambda: not _workers())
 
 

@@ -57,7 +57,8 @@ def test_a_driver_killed_at_random_moments_ends_with_exactly_its_trials(empty: P
     states = Counter(states_of(plan))
     assert states["COMPLETE"] == 60, seed
     assert states.keys() <= {"COMPLETE", "FAIL"}, seed
-    tried = Counter(trial.user_attrs.get("retry_of") for trial in trials_of(plan))
+    begun = [trial for trial in trials_of(plan) if trial.params.keys() == plan.space.keys()]
+    tried = Counter(trial.user_attrs.get("retry_of") for trial in begun)
     assert [number for number, times in tried.items() if number is not None and times > 1] == [], seed
     assert_stores_agree(plan)
     left = " ".join(processes_in(empty.root))

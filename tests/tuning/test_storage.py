@@ -52,7 +52,7 @@ def test_a_damaged_journal_is_moved_aside_whole_and_named(journals: Journals, pl
         assert aside.read_bytes() == content
         assert not file.exists()
     with journals.session("tiny"):
-        assert len(create_or_resume(plan).get_trials()) == 1
+        assert create_or_resume(plan).get_trials() == []
 
 
 def test_a_damaged_journal_does_not_keep_others_from_being_listed(
@@ -105,6 +105,8 @@ def test_a_study_has_one_session_at_a_time(journals: Journals) -> None:
         pass
 
 
-def test_an_address_that_is_no_postgresql_database_is_refused(project: Project) -> None:
-    with pytest.raises(UserError, match=r"^--storage 'sqlite:///a\.db' is no PostgreSQL database: write postgresql://"):
-        find_studies(project, "sqlite:///a.db")
+@pytest.mark.parametrize("url", ["mysql://me:secret@host/studies", "sqlite:///studies.db", "host/studies"])
+def test_what_is_no_postgresql_is_refused(project: Project, url: str) -> None:
+    with pytest.raises(UserError, match="is no PostgreSQL database: write postgresql://USER@HOST/DATABASE") as raised:
+        find_studies(project, url)
+    assert "secret" not in str(raised.value)

@@ -61,6 +61,7 @@ class Project:
         self.tracking_database = home / "mlflow.db"  # MLflow's default: a plain `mlflow ui` typed at `home` finds it
         self.artifacts = home / "mlruns"  # MLflow's default
         self.studies = self.artifacts / "optuna"  # Optuna's journals: <study>.log
+        self.serving = home / ".serving"  # what `mnist serve` answers with, and who was champion; may be deleted
 
     def model_file(self, model: ModelId | str) -> Path:
         """The trained model: raw pixels in, probabilities out."""
@@ -85,6 +86,10 @@ class Project:
     def test_report(self, model: ModelId | str) -> Path:
         """Every measure on the test split."""
         return self.report(model) / "test.json"
+
+    def robustness(self, model: ModelId | str) -> Path:
+        """The accuracy on corrupted validation images, by corruption and strength."""
+        return self.report(model) / "robustness.csv"
 
     def metrics(self, model: ModelId | str) -> Path:
         """The few numbers of training and test that `dvc metrics show` compares."""

@@ -9,11 +9,14 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
+from pandas import DataFrame
 from sklearn.metrics import confusion_matrix as count
 
 from mnist_pipeline.evaluation.metrics import DIGITS, calibration_error, reliability_table, wilson_interval
+from mnist_pipeline.evaluation.robustness import CORRUPTIONS
 
 BLUE, VERMILION, GREY, PALE = "#0072B2", "#D55E00", "#666666", "#EEEEEE"
+OKABE_ITO = (BLUE, VERMILION, "#009E73", "#000000", "#E69F00", "#56B4E9", "#CC79A7", GREY)
 
 
 def confusion_matrix(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
@@ -107,6 +110,22 @@ def recall(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float
     axes.set_xticks(DIGITS, [f"{digit}\n{share[digit]:.1%}" for digit in DIGITS])
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
     axes.set_title(f"{name}: recall of each test digit, with 95% intervals\ndashed: all digits, {overall:.2%}")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def robustness(name: str, table: DataFrame) -> Figure:
+    """Draw the accuracy under each corruption by its strength; `table` is what `robustness_table` returned."""
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for index, corruption in enumerate(CORRUPTIONS):
+        style, label = ("o-", "s--")[index // 4], corruption.replace("_", " ")
+        axes.plot(table["strength"], table[corruption], style, color=OKABE_ITO[index], label=label)
+    axes.set(xlabel="strength of the corruption (0: the images as they are)", ylabel="validation accuracy")
+    axes.set(xticks=table["strength"], ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.set_title(f"{name}: accuracy on corrupted validation images, {table['mean'].iloc[1:].mean():.1%} on average")
+    axes.legend(loc="lower left", frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 

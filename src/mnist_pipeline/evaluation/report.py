@@ -12,11 +12,13 @@ from mnist_pipeline.evaluation import figures
 from mnist_pipeline.evaluation.metrics import Metrics, evaluate_predictions, reliability_table
 
 
-def write_report(folder: Path, name: str, test: Subset, probabilities: NDArray[np.float32]) -> Metrics:
+def write_report(
+    folder: Path, name: str, test: Subset, probabilities: NDArray[np.float32], robustness: pd.DataFrame
+) -> Metrics:
     """Judge a model's predictions on the test split, float32 (n, 10), and write the report into `folder`.
 
-    Writes `confusion.csv` and `calibration.csv` (for `dvc plots`) and the PNG files in `figures/`; `name` is the
-    model's, for their titles.
+    Writes `confusion.csv`, `calibration.csv` and `robustness.csv` (for `dvc plots`) and the PNG files in `figures/`;
+    `name` is the model's, for their titles, and `robustness` what `robustness_table` returned.
 
     Raises:
         UserError: the probabilities are not numbers, because training diverged.
@@ -27,6 +29,7 @@ def write_report(folder: Path, name: str, test: Subset, probabilities: NDArray[n
     tables = {
         "confusion": pd.DataFrame({"actual": test.labels, "predicted": probabilities.argmax(axis=1)}),
         "calibration": bins[["confidence", "accuracy", "images"]].round(4),
+        "robustness": robustness,
     }
     for stem, table in tables.items():
         with atomic_path(folder / f"{stem}.csv") as path:
@@ -36,6 +39,7 @@ def write_report(folder: Path, name: str, test: Subset, probabilities: NDArray[n
         "confidently_wrong": figures.confidently_wrong(name, *answers, test.images),
         "calibration": figures.calibration(name, *answers),
         "recall": figures.recall(name, *answers),
+        "robustness": figures.robustness(name, robustness),
     }
     for stem, figure in drawings.items():
         with atomic_path(folder / "figures" / f"{stem}.png") as path:

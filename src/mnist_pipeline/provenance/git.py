@@ -28,12 +28,9 @@ def git(folder: Path, *arguments: str, environment: Mapping[str, str] | None = N
 
 @contextmanager
 def checked_out(folder: Path, commit: str, place: Path) -> Generator[Path]:
-    """Yield where `folder` is as it was in a commit, in a temporary worktree, which git then forgets.
+    """Yield where a folder of a repository is as it was in a commit, in a temporary worktree at `place`, a new folder.
 
-    Args:
-        folder: top of a repository, or a folder in it.
-        commit: hash of the commit; nothing is there if the repository does not have it.
-        place: a new folder, for the worktree.
+    Nothing is there if the repository does not have the commit; afterwards git knows nothing of the worktree.
 
     Raises:
         UserError: git cannot do it.

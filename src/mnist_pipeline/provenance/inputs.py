@@ -7,7 +7,7 @@ was edited in between, both have the same key.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,20 +91,15 @@ def present_inputs(project: Project, stage: str, model: ModelId) -> StageInputs 
     """
     if (entry := stage_entry(project, stage, model)) is None:
         return None
-    parameters = parameters_in(project.params, entry["params"])
+    with reading(project.params):
+        values = read_yaml(project.params)
+    parameters = {key: value for key in entry["params"] if (value := _value(values, key)) is not None}
     return StageInputs(
         stage_of(project, stage, model),
         entry["cmd"],
         {recorded_path(project, Path(path)): tree_digest(project.root / path) for path in entry["deps"]},
         parameters if model.seed is None or "seed" not in parameters else parameters | {"seed": model.seed},
     )
-
-
-def parameters_in(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """Return the values of a params.yaml by dotted key; keys that are not in it are left out."""
-    with reading(path):
-        values = read_yaml(path)
-    return {key: value for key in keys if (value := _value(values, key)) is not None}
 
 
 def produced(lock: Lock, stage_name: str, path: str, digest: str) -> bool:

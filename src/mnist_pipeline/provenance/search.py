@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,25 +41,40 @@ class Finding:
             yield from part.all()
 
 
-def find_data(project: Project, path: str, digest: str) -> Finding:
-    """Look for a file or folder with this DVC hash, first in the workspace, then in DVC's cache; read all of it."""
-    here, recorded = project.top / path, f"md5 {digest}"
-    if tree_digest(here) == digest:
-        return Finding(path, "verified", recorded, "in the workspace", here)
-    if (cached := cached_object(project, digest)) is None:
-        if here.exists():
-            return Finding(path, "changed", recorded, "other content in the workspace, and not in DVC's cache")
-        return Finding(path, "missing", recorded, "neither in the workspace nor in DVC's cache")
-    if _is_intact(project, cached, digest):
-        return Finding(path, "verified", recorded, "in DVC's cache", cached)
-    return Finding(path, "changed", recorded, "damaged in DVC's cache", cached)
+def compare(what: str, path: Path, digest: str, verified: str, changed: str, missing: str) -> Finding:
+    """Compare a file or folder with its recorded MD5; the last three say in words what came of it."""
+    recorded, here = f"md5 {digest}", tree_digest(path)
+    if here == digest:
+        return Finding(what, "verified", recorded, verified, path)
+    return (
+        Finding(what, "missing", recorded, missing)
+        if here == "missing"
+        else Finding(what, "changed", recorded, changed)
+    )
 
 
-def fetch_data(project: Project, digest: str, target: Path) -> str | None:
-    """Fetch the file with this DVC hash to `target`; return the name of the first of DVC's remotes that has it.
+def find_data(project: Project, path: str, digest: str, fetch_to: Path | None = None) -> Finding:
+    """Look for a file or folder with this DVC hash in the workspace, DVC's cache and its remotes; read all of it.
 
-    Past DVC's cache, because `dvc fetch` knows only what the `dvc.lock` of some commit names.
+    The remotes are asked only if `fetch_to` names a file to fetch to. That goes past DVC's cache, because `dvc fetch`
+    knows only what the `dvc.lock` of some commit names.
     """
+    further = ", nor on a remote of DVC" if fetch_to else ""
+    changed = f"other content in the workspace, and not in DVC's cache{further}"
+    missing = f"neither in the workspace nor in DVC's cache{further}"
+    near = compare(path, project.top / path, digest, "in the workspace", changed, missing)
+    if near.state == "verified":
+        return near
+    cached = cached_object(project, digest)
+    if cached and _is_intact(project, cached, digest):
+        return replace(near, state="verified", found="in DVC's cache", path=cached)
+    if fetch_to and (remote := _fetch(project, digest, fetch_to)):
+        return replace(near, state="verified", found=f"on DVC's remote {remote}", path=fetch_to)
+    return replace(near, state="changed", found=f"damaged in DVC's cache{further}") if cached else near
+
+
+def _fetch(project: Project, digest: str, target: Path) -> str | None:
+    """Fetch a file to `target`; return the name of the first of DVC's remotes that has it."""
     with open_dvc(project) as dvc:
         for name in dvc.config["remote"] if dvc else ():
             try:
@@ -73,7 +88,7 @@ def fetch_data(project: Project, digest: str, target: Path) -> str | None:
 
 
 def copy_data(project: Project, source: Path, digest: str, target: Path) -> None:
-    """Copy what `find_data` or `fetch_data` found; DVC's cache keeps a folder as a list of its files."""
+    """Copy what `find_data` found; DVC's cache keeps a folder as a list of its files."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target)

@@ -1,20 +1,20 @@
 """A trained and evaluated model on its way into the registry: what is known of it, and the version it becomes."""
 
-import tempfile
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import content_digest, file_digest, known_digest, require
+from mnist_pipeline.core.files import file_digest, known_digest, require
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.core.records import read_json, read_table
 from mnist_pipeline.data.dataset import load_train, load_validation
 from mnist_pipeline.evaluation.comparison import RULE
-from mnist_pipeline.registry.contest import TRAINED_ON, trained_on
+from mnist_pipeline.evaluation.robustness import accuracies, read_robustness
+from mnist_pipeline.registry.contest import ROBUSTNESS, TRAINED_ON, trained_on
 from mnist_pipeline.registry.model_card import MODEL_CARD, description, model_card
 from mnist_pipeline.registry.registry import Registry, Version
+from mnist_pipeline.tracking.artifacts import log_contents
 from mnist_pipeline.tracking.contents import Evaluation, command, read_evaluation, read_training
 from mnist_pipeline.tracking.sync import run_of
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from mnist_pipeline.training.history import TrainingSummary
     from mnist_pipeline.training.params import Params
-
-RECORDS = {MODEL_CARD: "model_card_md5", TRAINED_ON: "trained_on_md5"}
-"""Tags of a version with the MD5 of these artifacts of its run."""
 
 
 @dataclass(frozen=True)
@@ -88,34 +85,35 @@ def add_version(project: Project, params: "Params", registry: Registry, candidat
         UserError: it was trained on another split than the one in the workspace.
     """
     run = registry.client.get_run(run_of(project, params, candidate.model))
-    card = write_card(project, params, candidate, run)
+    facts, card = write_card(project, params, candidate, run)
     content = {MODEL_CARD: card.encode(), TRAINED_ON: trained_on(load_train(project.split).images)}
-    digests = log_records(registry, run.info.run_id, content)
+    log_contents(registry.client, run.info.run_id, content)
     artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts"
-    return registry.add(
-        run.info.run_id,
-        candidate.digest,
-        description=description(card, artifacts),
-        tags={
-            "model": str(candidate.model),
-            "git_commit": run.data.tags["git_commit"],
-            "rule": RULE,
-            **{f"{subset}_md5": digest for subset, digest in _training_data(project, candidate, run).items()},
-            "validation_accuracy": str(candidate.training.validation_accuracy),
-            "validation_loss": str(candidate.training.validation_loss),
-            "test_accuracy": str(candidate.test.accuracy),
-            **digests,
-        },
-    )
+    tags = {
+        "model": str(candidate.model),
+        "git_commit": facts["commit"],
+        "rule": RULE,
+        **{f"{subset}_md5": digest for subset, digest in facts["data"].items()},
+        "validation_accuracy": str(candidate.training.validation_accuracy),
+        "validation_loss": str(candidate.training.validation_loss),
+        "test_accuracy": str(candidate.test.accuracy),
+        ROBUSTNESS: json.dumps(facts["robustness"]),
+    }
+    return registry.add(run.info.run_id, candidate.digest, description=description(card, artifacts), tags=tags)
 
 
-def write_card(project: Project, params: "Params", candidate: Candidate, run: "Run") -> str:
+def write_card(project: Project, params: "Params", candidate: Candidate, run: "Run") -> tuple[dict[str, Any], str]:
     """Write the model card from the files of the stages, the tags of the run and what is known of the data.
 
-    Raises:
-        UserError: the model was trained on another split than the one in the workspace.
+    Return the facts that it is made of and the card. A UserError says that the model was trained on another split than
+    the one in the workspace, so that nothing true could be said about the two together.
     """
-    table = project.report(candidate.model) / "confusion.csv"
+    data = {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")}
+    read = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    if any(read.get(f"mnist-{subset}", digest) != digest for subset, digest in data.items()):
+        raise UserError(
+            f"models/{candidate.model} was trained on another split than data/split holds now: run `dvc repro` first."
+        )
     facts = {
         "name": str(candidate.model),
         "run_id": run.info.run_id,
@@ -125,31 +123,9 @@ def write_card(project: Project, params: "Params", candidate: Candidate, run: "R
         "params": params.model(candidate.model.entry).model_dump(mode="json"),
         "training": candidate.training,
         "test": candidate.test,
-        "data": _training_data(project, candidate, run),
+        "data": data,
+        "robustness": accuracies(read_robustness(project.robustness(candidate.model))),
         "images": {"train": len(load_train(project.split)), "validation": len(load_validation(project.split))},
     }
-    return model_card(facts, read_table(table, Answer, command("evaluate", candidate.model)))
-
-
-def log_records(registry: Registry, run_id: str, content: Mapping[str, bytes]) -> dict[str, str]:
-    """Log artifacts of `RECORDS`, by name; return the tags of the version that tell their MD5."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, each in content.items():
-            (Path(folder) / name).write_bytes(each)
-        registry.client.log_artifacts(run_id, folder)
-    return {RECORDS[name]: content_digest(each) for name, each in content.items()}
-
-
-def _training_data(project: Project, candidate: Candidate, run: "Run") -> dict[str, str]:
-    """Return the MD5 of the subsets that the model was trained on.
-
-    Raises:
-        UserError: they are not the ones in data/split, so nothing true could be said about the two together.
-    """
-    data = {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")}
-    read = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
-    if any(read.get(f"mnist-{subset}", digest) != digest for subset, digest in data.items()):
-        raise UserError(
-            f"models/{candidate.model} was trained on another split than data/split holds now: run `dvc repro` first."
-        )
-    return data
+    table = project.report(candidate.model) / "confusion.csv"
+    return facts, model_card(facts, read_table(table, Answer, command("evaluate", candidate.model)))

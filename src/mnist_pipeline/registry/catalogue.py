@@ -1,17 +1,20 @@
 """What people and commands ask of the registry: its versions, its champion, and the one before it."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.console import console, say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.registry.registry import CHAMPION, MODEL, Registry, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, MODEL, Registry, bearer, open_registry
 from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.tracking.contents import short_commit
 from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
     import keras
+
+    from mnist_pipeline.serving.demo import Offer
 
 
 def show_models(project: Project) -> None:
@@ -48,7 +51,7 @@ def rollback(project: Project) -> None:
         UserError: there is none.
     """
     with open_registry(project) as registry:
-        if registry.bearer(CHAMPION) is None:
+        if bearer(registry.versions(), CHAMPION) is None:
             raise UserError(f"There is no models:/{MODEL}@{CHAMPION} to roll back: {way_out(project)}.")
         left, back = registry.rollback()
     undone = "; the earlier rollback is taken back" if back.rolled_back else ""
@@ -58,6 +61,29 @@ def rollback(project: Project) -> None:
     )
 
 
+def offers(project: Project) -> "dict[str, Offer]":
+    """Return the versions for the page of `mnist demo`, by number, the champion first.
+
+    Raises:
+        UserError: nothing is registered yet.
+    """
+    from mnist_pipeline.serving.demo import Offer
+
+    registry = Registry(open_store(project))
+    versions = sorted(registry.versions(), key=lambda version: CHAMPION not in version.aliases)
+    if not versions:
+        raise UserError(f"No model is registered yet: {way_out(project)}.")
+    return {
+        version.number: Offer(
+            f"{', '.join([*version.aliases, f'version {version.number}'])}: {version.model}, "
+            f"{float(version.tags.get('test_accuracy', 'nan')):.2%} on test",
+            version.model,
+            partial(registry.load, version),
+        )
+        for version in versions
+    }
+
+
 def load_champion(project: Project) -> "keras.Model":
     """Load the model that `models:/mnist@champion` is.
 
@@ -65,7 +91,7 @@ def load_champion(project: Project) -> "keras.Model":
         UserError: there is no champion, its file is lost, or this version of Keras cannot load it.
     """
     registry = Registry(open_store(project))
-    if (champion := registry.bearer(CHAMPION)) is None:
+    if (champion := bearer(registry.versions(), CHAMPION)) is None:
         raise UserError(
             f"There is no models:/{MODEL}@{CHAMPION} yet: {way_out(project)}, or name a trained model with --model."
         )

@@ -1,5 +1,6 @@
 """Whether a model takes the title from the champion: both are shown the same images, which neither was trained on."""
 
+import json
 import tempfile
 from dataclasses import asdict
 from io import BytesIO
@@ -13,6 +14,7 @@ from mnist_pipeline.core.records import reading
 from mnist_pipeline.data.dataset import fingerprints, load_validation
 from mnist_pipeline.evaluation.comparison import MINIMUM_IMAGES, RULE, Comparison, compare
 from mnist_pipeline.evaluation.metrics import predict_probabilities
+from mnist_pipeline.evaluation.robustness import less_robust
 from mnist_pipeline.models.model import load_model
 from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, Registry, Version
 
@@ -22,17 +24,10 @@ REASON = "reason"
 """Tag beside `decision`: the numbers that decided."""
 COMPARED_WITH = "compared_with"
 """Tag beside `decision`: number of the version that it was compared with; `none` if there was no champion."""
-EVIDENCE = {
-    "compared_images": "images",
-    "only_this_right": "only_candidate_right",
-    "only_champion_right": "only_champion_right",
-    "mcnemar_p": "mcnemar_p",
-}
-"""Tags beside `decision`, and what of a comparison they say."""
 TRAINED_ON = "trained_on.npy"
 """Artifact of a run: fingerprints of its training images, by which later splits can be told what it has seen."""
-FACTS = ("model", "model_md5", "git_commit", "train_md5", "validation_md5", "validation_accuracy", "validation_loss")
-"""Tags of the two versions that go into the record of a decision."""
+ROBUSTNESS = "robustness"
+"""Tag of a version: the mean accuracy under each corruption of validation images, as JSON."""
 CHANGED = "the split or the data changed"
 
 
@@ -42,9 +37,7 @@ def decide(
     """Decide whether a version, of this model file, becomes champion; record it before anything follows from it.
 
     What was decided between these two already, perhaps by a process that was killed before it acted, stays decided.
-
-    Returns:
-        `champion` or `challenger`, and the numbers that decided, for people.
+    Return `champion` or `challenger`, and the numbers that decided, for people.
     """
     opponent = champion.number if champion else "none"
     if version.tags.get(COMPARED_WITH) == opponent:
@@ -52,21 +45,21 @@ def decide(
     outcome, reason, comparison = CHAMPION, "there was no champion before it", None
     if champion:
         outcome, reason, comparison = _compete(project, registry, file, version, champion)
-    evidence = asdict(comparison) if comparison else {}
+        # It is said, and decides nothing.
+        reason += less_robust(*(json.loads(each.tags.get(ROBUSTNESS, "{}")) for each in (version, champion)))
     content = {
         "outcome": outcome,
         "reason": reason,
         "rule": RULE,
-        "candidate": _facts(version),
-        "champion": _facts(champion) if champion else None,
-        "comparison": evidence or None,
+        "candidate": {"version": version.number, **version.tags},
+        "champion": {"version": champion.number, **champion.tags} if champion else None,
+        "comparison": asdict(comparison) if comparison else None,
     }
     # A model that comes back later keeps the earlier records.
     record = f"against_version_{opponent}" if champion else "without_champion"
     registry.client.log_dict(version.run_id, content, f"decisions/{record}.json")
-    tags = {tag: str(evidence.get(key)).lower() for tag, key in EVIDENCE.items()}
     # In this order, because the last one says that the others are there.
-    registry.tag(version, {DECISION: outcome, REASON: reason, **tags, COMPARED_WITH: opponent})
+    registry.tag(version, {DECISION: outcome, REASON: reason, COMPARED_WITH: opponent})
     return outcome, reason
 
 
@@ -74,11 +67,6 @@ def trained_on(images: NDArray[np.uint8]) -> bytes:
     """Return the content of `trained_on.npy` for a model that was trained on these images."""
     np.save(content := BytesIO(), fingerprints(images))
     return content.getvalue()
-
-
-def _facts(version: Version) -> dict[str, str]:
-    """Return what the record of a decision says about one of the two."""
-    return {"version": version.number, **{key: version.tags.get(key, "unknown") for key in FACTS}}
 
 
 def _compete(

@@ -3,6 +3,7 @@
 What it says is in `model_card.md.j2`; here are the numbers.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,9 @@ def description(card: str, artifacts: str, limit: int = 5_000) -> str:
         limit: characters that MLflow's column for descriptions holds; what does not fit is cut off after a whole
             section, or else after a whole line.
     """
-    linked = card.replace("![", "[").replace(f"]({FIGURES}/", f"]({artifacts}/{FIGURES}/")
+    # MLflow's page puts the columns of a table next to each other.
+    wide = re.sub(r"^\|(?! -).*$", lambda row: row[0].replace(" | ", "&emsp; | "), card, flags=re.MULTILINE)
+    linked = wide.replace("![", "[").replace(f"]({FIGURES}/", f"]({artifacts}/{FIGURES}/")
     end = f"\n[The whole card, with its pictures]({artifacts}/{MODEL_CARD})\n"
     if len(linked) + len(end) <= limit:
         return linked + end

@@ -4,24 +4,26 @@ Whatever moves the champion is written down before it happens, in tags of the ve
 may be repeated: `Registry.repair` ends what a killed process began.
 """
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from zipfile import BadZipFile
 
 from mnist_pipeline.core.console import quiet_native_logs, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.tracking.logged_model import is_whole, logged_model_id
-from mnist_pipeline.tracking.runs import MODEL_DIGEST
+from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, find_model, logged_model_id
 from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 MODEL = "mnist"
 """Name of the registered model."""
@@ -103,15 +105,6 @@ class Registry:
         ]
         return sorted(versions, key=lambda version: int(version.number), reverse=True)
 
-    def bearer(self, alias: str) -> Version | None:
-        """Return the version that bears `alias`."""
-        return next((version for version in self.versions() if alias in version.aliases), None)
-
-    def version_of(self, digest: str) -> Version | None:
-        """Return the version of exactly this model file: the champion if it is that, else the newest."""
-        same = [version for version in self.versions() if version.digest == digest]
-        return next((version for version in same if CHAMPION in version.aliases), same[0] if same else None)
-
     def add(self, run_id: str, digest: str, *, description: str, tags: Mapping[str, str]) -> Version:
         """Register the model file, of this MD5, that a run logged last; nobody's champion yet."""
         from mlflow.exceptions import MlflowException
@@ -141,7 +134,8 @@ class Registry:
 
     def promote(self, version: Version) -> None:
         """Make a version the champion, and the champion `previous`."""
-        self._crown(version, over=self.bearer(CHAMPION) or self.bearer(PREVIOUS))
+        versions = self.versions()
+        self._crown(version, over=bearer(versions, CHAMPION) or bearer(versions, PREVIOUS))
 
     def challenge(self, version: Version) -> None:
         """Call a version the challenger."""
@@ -150,13 +144,11 @@ class Registry:
     def rollback(self) -> tuple[Version, Version]:
         """Give the title back to the previous champion, or, after a rollback, take the rollback back.
 
-        Returns:
-            The version that was champion, and the one that is now; both as they were before.
-
-        Raises:
-            UserError: there is no champion, or none before it.
+        Return the version that was champion, and the one that is now, both as they were before; a UserError says that
+        there is no champion, or none before it.
         """
-        champion, previous = self.bearer(CHAMPION), self.bearer(PREVIOUS)
+        versions = self.versions()
+        champion, previous = bearer(versions, CHAMPION), bearer(versions, PREVIOUS)
         if champion is None or previous is None:
             raise UserError(
                 f"There is no previous champion of models:/{MODEL} to go back to: `mnist models` lists what there is."
@@ -172,12 +164,21 @@ class Registry:
 
     def repair(self) -> None:
         """End what a killed process began: a rollback that was written down, and what follows from who is champion."""
-        champion = self.bearer(CHAMPION)
-        heir = self._named_by(champion, ROLLED_BACK_TO) if champion else None
+        versions = self.versions()
+        champion = bearer(versions, CHAMPION)
+        heir = champion and _numbered(versions, champion.tags.get(ROLLED_BACK_TO))
         if heir and not heir.rolled_back:
             self._crown(heir, over=champion)
         else:
-            self._align()
+            self._align(versions)
+
+    def run_of(self, version: Version) -> "Run | None":
+        """Return the run that trained a version, which may outlive it."""
+        from mlflow.exceptions import MlflowException
+
+        with suppress(MlflowException):
+            return self.client.get_run(version.run_id)
+        return None
 
     def load(self, version: Version) -> "keras.Model":
         """Load the model of a version: raw pixels, uint8 (n, 28, 28), to probabilities (n, 10).
@@ -189,7 +190,9 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         uri = f"models:/{MODEL}/{version.number}"
-        if version.digest and not is_whole(self.client, version.model_id, version.digest):
+        with tempfile.TemporaryDirectory() as folder:
+            kept = find_model(version.model_id, version.digest, Path(folder))
+        if version.digest and kept.state != "verified":
             raise UserError(
                 f"The files of {uri} are lost or damaged in the MLflow store: `mnist sync` restores them if the "
                 "workspace or DVC's cache has the model; if not, delete that version in MLflow and register another."
@@ -208,13 +211,13 @@ class Registry:
         if over and over.number != version.number:
             self.tag(version, {REPLACED: over.number})
         self.client.set_registered_model_alias(MODEL, CHAMPION, version.number)
-        self._align()
+        self._align(self.versions())
 
-    def _align(self) -> None:
+    def _align(self, versions: Sequence[Version]) -> None:
         """Make the other aliases and the tags of the runs agree with who is champion."""
-        if (champion := self.bearer(CHAMPION)) is None:
+        if (champion := bearer(versions, CHAMPION)) is None:
             return
-        replaced = self._named_by(champion, REPLACED)
+        replaced = _numbered(versions, champion.tags.get(REPLACED))
         if replaced and PREVIOUS not in replaced.aliases:
             self.client.set_registered_model_alias(MODEL, PREVIOUS, replaced.number)
         elif PREVIOUS in champion.aliases and not replaced:
@@ -235,9 +238,14 @@ class Registry:
             if run.data.tags.get(CHAMPION) != label:
                 self.client.set_tag(champion.run_id, CHAMPION, label)
 
-    def _named_by(self, version: Version, tag: str) -> Version | None:
-        """Return the version whose number is in a tag of another one, if it is still there."""
-        return next((other for other in self.versions() if other.number == version.tags.get(tag)), None)
+
+def bearer(versions: Sequence[Version], alias: str) -> Version | None:
+    """Return the one of the versions that bears `alias`."""
+    return next((version for version in versions if alias in version.aliases), None)
+
+
+def _numbered(versions: Sequence[Version], number: str | None) -> Version | None:
+    return next((version for version in versions if version.number == number), None)
 
 
 @contextmanager

@@ -1,27 +1,33 @@
 """Making the registry agree with the workspace: no version without its model, its card and a record of its images."""
 
 import tempfile
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import content_digest, known_digest
+from mnist_pipeline.core.files import known_digest
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.dataset import load_train, train_file
 from mnist_pipeline.provenance.inputs import tree_digest
 from mnist_pipeline.provenance.pipeline import recorded_path
 from mnist_pipeline.provenance.search import find_data
-from mnist_pipeline.registry.candidate import RECORDS, log_records, read_best, read_candidate, write_card
+from mnist_pipeline.registry.candidate import read_best, read_candidate, write_card
 from mnist_pipeline.registry.contest import TRAINED_ON, trained_on
-from mnist_pipeline.registry.registry import CHAMPION, Registry, Version
-from mnist_pipeline.tracking.logged_model import is_whole, upload
-from mnist_pipeline.tracking.store import download, open_store
+from mnist_pipeline.registry.model_card import MODEL_CARD
+from mnist_pipeline.registry.registry import CHAMPION, Registry, Version, bearer
+from mnist_pipeline.tracking.artifacts import KEPT_MODEL, Kept, find_model, upload
+from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import Agreement
 
 if TYPE_CHECKING:
     from mnist_pipeline.training.params import Params
 
-THE_MODEL = "the model"
+WAY_OUT = (
+    "neither the workspace nor DVC's cache can replace it: `dvc fetch --all-commits` and sync again if a remote has "
+    "the model, or delete the version in MLflow."
+)
 
 
 def sync_versions(project: Project, params: "Params", found: Agreement) -> None:
@@ -31,18 +37,12 @@ def sync_versions(project: Project, params: "Params", found: Agreement) -> None:
     """
     registry = Registry(open_store(project))
     for version in registry.versions():
-        lacking = [name for name in (THE_MODEL, *RECORDS) if _lacks(registry, version, name)]
-        restored = [name for name in lacking if _restore(project, params, registry, version, name)]
-        lost = [name for name in lacking if name not in restored]
-        about = f"version {version.number} ({version.model})"
-        if restored:
-            found.restored.append(f"{about}: the store had lost or damaged {', '.join(restored)}; restored")
-        if lost:
-            found.lost.append(
-                f"{about}: the store has lost {', '.join(lost)}, which neither the workspace nor DVC's cache can "
-                "replace: `dvc fetch --all-commits` and sync again if a remote has the model, or delete the version in "
-                "MLflow."
-            )
+        found.mend(
+            f"version {version.number} ({version.model})",
+            partial(_lacking, registry, version),
+            partial(_restore, project, params, registry, version),
+            WAY_OUT,
+        )
 
 
 def lacks_best(project: Project) -> bool:
@@ -52,8 +52,8 @@ def lacks_best(project: Project) -> bool:
     file = project.model_file(best.model)
     if not file.is_file() or known_digest(file) != best.model_md5:
         return False
-    registry = Registry(open_store(project))
-    return registry.bearer(CHAMPION) is None or registry.version_of(best.model_md5) is None
+    versions = Registry(open_store(project)).versions()
+    return not bearer(versions, CHAMPION) or all(version.digest != best.model_md5 for version in versions)
 
 
 def way_out(project: Project) -> str:
@@ -63,41 +63,37 @@ def way_out(project: Project) -> str:
     return "run `mnist register` (or `dvc repro`) first"
 
 
-def _lacks(registry: Registry, version: Version, name: str) -> bool:
-    """Return whether the store has lost or damaged what belongs to a version that `mnist register` made."""
-    if name == THE_MODEL:
-        return bool(version.digest) and not is_whole(registry.client, version.model_id, version.digest)
+def _lacking(registry: Registry, version: Version) -> list[str]:
+    """Return what the store has lost or damaged of what belongs to a version that `mnist register` made."""
     with tempfile.TemporaryDirectory() as folder:
-        file = download(f"runs:/{version.run_id}/{name}", Path(folder))
-        # Versions of earlier versions of this project do not tell the MD5.
-        return file is None or tree_digest(file) != version.tags.get(RECORDS[name], tree_digest(file))
+        kept = Kept(registry.run_of(version), Path(folder))
+        found = [kept.find(name) for name in (MODEL_CARD, TRAINED_ON)]
+        if version.digest:
+            found.insert(0, find_model(version.model_id, version.digest, Path(folder) / "model"))
+        return [each.what for each in found if each.state != "verified"]
 
 
-def _restore(project: Project, params: "Params", registry: Registry, version: Version, name: str) -> bool:
-    """Restore something that a version lacks; return whether that could be done."""
+def _restore(project: Project, params: "Params", registry: Registry, version: Version, lacking: list[str]) -> None:
+    """Write what a version lacks again, as far as the workspace or DVC's cache still has what it was made from."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        if name == THE_MODEL:
-            file = find_data(project, recorded_path(project, project.model_file(version.model)), version.digest)
-            if file.state == "verified" and file.path:
-                upload(registry.client, version.run_id, version.model_id, file.path)
-                return True
-            return False
-        content = _content(project, params, registry, version, name)
-        if content is None or version.tags.get(RECORDS[name], content_digest(content)) != content_digest(content):
-            return False
-        registry.tag(version, log_records(registry, version.run_id, {name: content}))
-    except (UserError, MlflowException):  # the run or the logged model was deleted
-        return False
-    return True
+    for name in lacking:
+        with suppress(UserError, MlflowException):  # the run or the logged model was deleted
+            if name != KEPT_MODEL:
+                kept = Kept(registry.client.get_run(version.run_id), Path())
+                kept.restore(registry.client, _content(project, params, registry, version, name))
+                continue
+            path = recorded_path(project, project.model_file(version.model))
+            if file := find_data(project, path, version.digest).path:
+                upload(registry.client, version.run_id, version.model_id, file)
 
 
-def _content(project: Project, params: "Params", registry: Registry, version: Version, name: str) -> bytes | None:
+def _content(project: Project, params: "Params", registry: Registry, version: Version, name: str) -> dict[str, bytes]:
     """Return what an artifact of a version would be, if the workspace still has what it was made from."""
     if name == TRAINED_ON:
         is_same = tree_digest(train_file(project.split)) == version.tags.get("train_md5")
-        return trained_on(load_train(project.split).images) if is_same else None
-    candidate = read_candidate(project, ModelId(version.model))
-    run = registry.client.get_run(version.run_id)
-    return write_card(project, params, candidate, run).encode() if candidate.digest == version.digest else None
+        return {name: trained_on(load_train(project.split).images)} if is_same else {}
+    candidate, run = read_candidate(project, ModelId(version.model)), registry.client.get_run(version.run_id)
+    if candidate.digest != version.digest:
+        return {}
+    return {name: write_card(project, params, candidate, run)[1].encode()}

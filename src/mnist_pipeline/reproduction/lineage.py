@@ -1,17 +1,243 @@
-"""`mnist lineage`: where a run or a registered model comes from."""
+"""`mnist lineage`: the walk back from a run to what it was trained from, each step looked for and recomputed.
 
-from collections.abc import Mapping
+Data are looked for in the workspace and in DVC's cache, code in git, the files of the run in the MLflow store. Nothing
+is changed by it: the code is laid out in a temporary git worktree.
+"""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.console import console
+from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.provenance.search import Finding, State
-from mnist_pipeline.reproduction.walk import walk
+from mnist_pipeline.provenance.environment import LEFT_OUT, NO_COMMIT, UNKNOWN
+from mnist_pipeline.provenance.git import checked_out, git
+from mnist_pipeline.provenance.inputs import Lineage
+from mnist_pipeline.provenance.pipeline import recorded_path
+from mnist_pipeline.provenance.redaction import REDACTED
+from mnist_pipeline.provenance.search import Finding, State, compare, find_data
+from mnist_pipeline.registry.registry import MODEL
+from mnist_pipeline.registry.sync import way_out
+from mnist_pipeline.tracking.artifacts import DIFF, LINEAGE, MODEL_DIGEST, PARAMS, Kept
+from mnist_pipeline.tracking.runs import find_run_by_digest
+from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
     from rich.tree import Tree
 
 STYLES: Mapping[State, str] = {"verified": "green", "changed": "red", "missing": "yellow"}
+NO_CODE = {
+    NO_COMMIT: "the model was trained in a copy without git",
+    UNKNOWN: "the run was restored from files, and of which commit they are is not known",
+    "": "the run does not name a commit",
+}
+"""Why there is no code to look for, by what stands in place of the commit."""
+
+
+@dataclass(frozen=True)
+class Walk(Kept):
+    """The way back from one run, to be walked while its temporary folder is there."""
+
+    project: Project
+    """Whose store, repository and data are searched."""
+    version: "ModelVersion | None"
+    """The registered version that was asked for; None if it was a run."""
+    tree: Path
+    """The code, the temporary counterpart of `Project.top`; nothing is there if the repository lacks the commit."""
+    everywhere: bool
+    """Whether to look on DVC's remotes, too, and for a model that the store has lost wherever data may be."""
+
+    @property
+    def arguments(self) -> list[str]:
+        """Return what followed `mnist` on the command line of the training."""
+        # An environment variable may be set before it.
+        return f" {self.lineage.inputs.command}".partition(" mnist ")[2].split() if self.lineage else []
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what was found, from the registered version back to the commit, each produced from the next."""
+        return tuple(self._steps())
+
+    @property
+    def needed(self) -> dict[str, Finding]:
+        """Return what a training again needs, by `Finding.what`."""
+        return {each.what: each for step in self.findings for each in step.all() if each.is_needed}
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the files among what a training again needs."""
+        return {what: finding.path for what, finding in self.needed.items() if finding.path}
+
+    def _steps(self) -> Iterator[Finding]:
+        if self.version:
+            yield self._version(self.version)
+        if self.run is None:
+            yield Finding(f"run {self.version.run_id}", "missing", found="not in the store any more")
+            return
+        yield self._run(self.run)
+        if MODEL_DIGEST in self.tags:
+            yield self._model()
+        if self.lineage:
+            yield from self._inputs(self.lineage)
+        else:
+            yield from (self.find(LINEAGE), self.find(PARAMS))
+        has_diff = DIFF in self.recorded or (self.artifacts / DIFF).is_file()
+        yield self._commit(self.tags.get("git_commit", ""), self.find(DIFF) if has_diff else None)
+
+    def _version(self, version: "ModelVersion") -> Finding:
+        what = f"registered version {version.name}/{version.version}"
+        what += "".join(f" @{alias}" for alias in version.aliases or [])
+        if self.run is None or version.tags.get(MODEL_DIGEST) == self.tags.get(MODEL_DIGEST):
+            return Finding(what, "verified", is_needed=False)
+        return Finding(what, "changed", found="it and its run name different model files", is_needed=False)
+
+    def _run(self, run: "Run") -> Finding:
+        started = datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        restored = ", restored from files" if self.tags.get("restored") == "true" else ""
+        about = f"`{self.tags.get('mlflow.source.name', '')}`, {run.info.status}, {started}{restored}"
+        return Finding(f"run {run.info.run_id}", "verified", found=about, is_needed=False)
+
+    def _model(self) -> Finding:
+        if self.model.state == "verified" or not self.everywhere:
+            return self.model
+        folder = self.lineage.folder if self.lineage else ""
+        path = (Path(folder) / "models" / self.tags["model"] / "model.keras").as_posix()
+        other = self._data(path, self.tags[MODEL_DIGEST])
+        if other.state == "verified":
+            return replace(other, what=self.model.what)
+        return replace(self.model, found="not intact in the store, nor anywhere else: nothing can be compared with it")
+
+    def _data(self, path: str, digest: str) -> Finding:
+        return find_data(self.project, path, digest, self.folder / digest if self.everywhere else None)
+
+    def _inputs(self, lineage: Lineage) -> Iterator[Finding]:
+        inputs = lineage.inputs
+        about = f"`{inputs.command}`, {len(inputs.dependencies)} dependencies, {len(inputs.parameters)} parameters"
+        what, recorded, params = f"inputs of {inputs.stage}", f"key {inputs.key[:12]}", self.find(PARAMS)
+        yield Finding(what, "verified", recorded, about, parts=(params,), is_needed=False)
+        data = tuple(self._data(path, digest) for path, digest in inputs.data.items())
+        yield Finding("data of the stage", "verified", parts=data, is_needed=False)
+        yield self._raw(lineage)
+
+    def _raw(self, lineage: Lineage) -> Finding:
+        """Check the raw files by their MD5, and their SHA-256 against the published one."""
+        folder = recorded_path(self.project, self.project.raw)
+        if folder not in lineage.data:
+            unknown = "dvc.lock did not say what the data were produced from"
+            return Finding("raw data", "missing", found=unknown, is_needed=False)
+        pieces = {folder: lineage.data[folder], **{f"{folder}/{name}": md5 for name, md5 in lineage.raw_files.items()}}
+        parts = [replace(self._data(path, digest), is_needed=False) for path, digest in pieces.items()]
+        return Finding("raw data", "verified", parts=(parts[0], *map(_with_sha256, parts[1:])), is_needed=False)
+
+    def _commit(self, commit: str, diff: Finding | None) -> Finding:
+        """Compare code and recorded diff with what the stage read."""
+        parts = (diff,) if diff else ()
+        if not self.tree.is_dir():
+            why = NO_CODE.get(commit, "not in this repository (`git fetch --all` may bring it)")
+            return Finding("code" if commit in NO_CODE else f"commit {commit}", "missing", found=why, parts=parts)
+        # Applied without the user's settings for blanks, of which not one may change.
+        if diff is None:
+            parts = self._code(None)
+        elif diff.path and git(self.tree, "apply", "--whitespace=nowarn", str(diff.path)) is not None:
+            parts = (diff, *self._code(diff.path))
+        elif diff.path:
+            parts = (replace(diff, state="changed", found="it does not apply to the commit"),)
+        # Without its diff the code is another one, of course.
+        branch = self.tags.get("git_branch")
+        return Finding(f"commit {commit}", "verified", found=f"of branch {branch}" if branch else "", parts=parts)
+
+    def _code(self, diff: Path | None) -> tuple[Finding, ...]:
+        """Recompute the hashes of the stage's code."""
+        code = self.lineage.inputs.code.items() if self.lineage else ()
+        given = "the commit and the diff" if diff else "the commit"
+        other = f"other content in {given}; {_gaps(diff)}"
+        return tuple(compare(path, self.tree / path, digest, f"from {given}", other, other) for path, digest in code)
+
+
+@contextmanager
+def walk(project: Project, reference: str, *, everywhere: bool = False) -> Generator[Walk]:
+    """Yield the way back from a run or a registered version, whose files are there inside `with`.
+
+    The reference is a run's id, `models:/mnist@champion` or `models:/mnist/3`; `everywhere` is that of `Walk`.
+
+    Raises:
+        UserError: there is no such run or version.
+    """
+    version, run = _resolve(project, reference)
+    commit = run.data.tags.get("git_commit", "") if run else ""
+    with (
+        tempfile.TemporaryDirectory(prefix="mnist-walk-") as name,
+        checked_out(project.top, commit, (folder := Path(name)) / "tree") as tree,
+    ):
+        yield Walk(run, folder, project, version, tree, everywhere)
+
+
+def _resolve(project: Project, reference: str) -> "tuple[ModelVersion | None, Run | None]":
+    """Return the version, if it is one that is asked for, and the run; None if that one is gone."""
+    from mlflow.exceptions import MlflowException
+
+    client = open_store(project)
+    version = _find_version(project, client, reference) if reference.startswith("models:") else None
+    with suppress(MlflowException):
+        run = client.get_run((version.run_id or "") if version else reference)
+        if run.info.lifecycle_stage == "active":
+            return version, run
+    if version is None:
+        is_trained = any(project.models.glob("*/model.keras"))
+        again = "; a lost run comes back with `mnist sync`, under another id" if is_trained else ""
+        raise UserError(
+            f"The store has no run {reference}: give a run's id, models:/{MODEL}@champion or models:/{MODEL}/3{again}."
+        )
+    # Its run was deleted, and may have been restored under another id.
+    return version, find_run_by_digest(client, version.tags.get(MODEL_DIGEST, ""))
+
+
+def _find_version(project: Project, client: "MlflowClient", reference: str) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
+    if parts is None:
+        raise UserError(f"{reference}: write models:/{MODEL}@champion, models:/{MODEL}/3 or a run's id.")
+    name, alias, number = parts.groups()
+    try:
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        raise UserError(f"The registry has no {reference}: {way_out(project)}.") from error
+
+
+def _with_sha256(part: Finding) -> Finding:
+    """Add the SHA-256 of a raw file that was found."""
+    from mnist_pipeline.data.download import FILES
+
+    if part.state != "verified" or part.path is None:
+        return part
+    with part.path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    published = {file.name: file.sha256 for file in FILES}
+    about = "as published" if found == published.get(Path(part.what).name) else "not MNIST as published"
+    return replace(part, found=f"{part.found}, sha256 {found}, {about}")
+
+
+def _gaps(diff: Path | None) -> str:
+    """Say why a commit and a recorded diff may not give the code that was used."""
+    text = diff.read_text(encoding="utf-8") if diff else ""
+    left_out = [line.rpartition(" b/")[2] for line in text.splitlines() if line.startswith(LEFT_OUT)]
+    if left_out:
+        return f"the recorded diff was too long for {', '.join(left_out)}"
+    if any(secret in text for secret in (f"//{REDACTED}@", f"={REDACTED}")):
+        return "secrets in the recorded diff are redacted"
+    return "a file there may be one that git ignores"
 
 
 def show(project: Project, reference: str) -> bool:

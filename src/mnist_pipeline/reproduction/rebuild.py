@@ -13,8 +13,8 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.provenance.search import copy_data
-from mnist_pipeline.reproduction.walk import Walk
-from mnist_pipeline.tracking.contents import PARAMS
+from mnist_pipeline.reproduction.lineage import Walk
+from mnist_pipeline.tracking.artifacts import PARAMS
 
 ENVIRONMENT = (
     "environment_lock_md5", "python", "tensorflow", "keras", "numpy", "cuda", "machine", "cpu",
@@ -37,11 +37,7 @@ def lay_out(found: Walk) -> Project:
 
 
 def build_environment(found: Walk, tree: Project) -> Path:
-    """Install the recorded lock, if `tree` has it, into a new virtual environment; return its Python.
-
-    Raises:
-        ImpossibleError: the lock is not the recorded one, or cannot be installed.
-    """
+    """Install the recorded lock, if `tree` has it, into a new virtual environment; return its Python."""
     wanted, name = found.tags.get("environment_lock_md5"), tree.lock.name
     present = file_digest(tree.lock) if tree.lock.is_file() else "none"
     if wanted is None:
@@ -60,11 +56,7 @@ def build_environment(found: Walk, tree: Project) -> Path:
 
 
 def train_again(found: Walk, tree: Project, python: Path) -> dict[str, str]:
-    """Train again in the project `tree` that was laid out, by its own code; return the tags of the new run.
-
-    Raises:
-        ImpossibleError: the training failed.
-    """
+    """Train again in the project `tree` that was laid out, by its own code; return the tags of the new run."""
     store = f"sqlite:///{found.folder / 'mlflow.db'}"
     foreign = ("DVC_", "GIT_", "MLFLOW_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)} | {

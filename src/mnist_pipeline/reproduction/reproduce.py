@@ -3,17 +3,20 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mnist_pipeline.core.console import console, say, warn
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import Subset, load_validation
+from mnist_pipeline.models.model import load_model
 from mnist_pipeline.provenance.environment import environment_tags
-from mnist_pipeline.reproduction.difference import compare_weights
+from mnist_pipeline.reproduction.lineage import Walk, walk
 from mnist_pipeline.reproduction.rebuild import ImpossibleError, build_environment, differences, lay_out, train_again
-from mnist_pipeline.reproduction.walk import MODEL, Walk, walk
-from mnist_pipeline.tracking.runs import MODEL_DIGEST
+from mnist_pipeline.tracking.artifacts import KEPT_MODEL, MODEL_DIGEST
 from mnist_pipeline.tracking.studies import STUDY, TRIAL
 
 if TYPE_CHECKING:
@@ -26,10 +29,8 @@ SAME, DIFFERENT, IMPOSSIBLE = 0, 3, 4
 def run(project: Project, reference: str, *, install: bool) -> int:
     """Train the model of a run or of a registered version again, compare, and return the exit status.
 
-    Args:
-        project: whose store, repository and data.
-        reference: a run's id, `models:/mnist@champion` or `models:/mnist/3`.
-        install: train in a new environment, installed from the recorded lock, and not in this one.
+    The reference is a run's id, `models:/mnist@champion` or `models:/mnist/3`. With `install`, train in a new
+    environment from the recorded lock.
 
     Raises:
         UserError: there is no such run or version, or a model cannot be loaded.
@@ -48,11 +49,7 @@ def run(project: Project, reference: str, *, install: bool) -> int:
 
 
 def check(found: Walk) -> None:
-    """Check that a run is a training that can be repeated.
-
-    Raises:
-        ImpossibleError: it is not, or something is missing; all that is in the way is named.
-    """
+    """Raise an ImpossibleError that names all that is in the way, if a run is no training that can be repeated."""
     tags = found.tags
     if TRIAL in tags:
         raise ImpossibleError(
@@ -91,17 +88,9 @@ def _reproduce(found: Walk, *, install: bool) -> int:
 def compare(found: Walk, tree: Project, environment: str) -> int:
     """Compare the model of the run and the one trained again in `tree`, print what differs; return the exit status.
 
-    Args:
-        found: the run.
-        tree: the project that it was trained in again.
-        environment: what differed around the two trainings, in words.
-
-    Raises:
-        UserError: a model cannot be loaded.
+    The environment is what differed around the two trainings, in words.
     """
-    from mnist_pipeline.models.model import load_model
-
-    files = found.files[MODEL], tree.model_file(found.tags["model"])
+    files = found.files[KEPT_MODEL], tree.model_file(found.tags["model"])
     digests = [file_digest(file) for file in files]
     if digests[0] == digests[1]:
         console().print(f"The same file, byte for byte: md5 {digests[0]}.", style="green")
@@ -124,6 +113,21 @@ def compare(found: Walk, tree: Project, environment: str) -> int:
     for what, fact in facts.items():
         say(f"  {what:<20} {fact}")
     return DIFFERENT
+
+
+def compare_weights(recorded: Sequence[NDArray[Any]], rebuilt: Sequence[NDArray[Any]]) -> tuple[int, int, float] | None:
+    """Compare the weights of two models, as arrays of floats, of 64 bits at most, in the same order.
+
+    Return how many numbers there are, how many are not the same to the bit, and their largest absolute difference; None
+    if the arrays have other shapes or types.
+    """
+    forms = [[(array.shape, array.dtype) for array in side] for side in (recorded, rebuilt)]
+    if forms[0] != forms[1]:
+        return None
+    # A float of 16 or 32 bits has its own float of 64 bits, -0.0 included.
+    old, new = (np.concatenate([np.float64(array).ravel() for array in side]) for side in (recorded, rebuilt))
+    differing = int((old.view(np.int64) != new.view(np.int64)).sum())
+    return old.size, differing, float(np.abs(old - new).max(initial=0))
 
 
 def _agreement(models: "Sequence[keras.Model]", validation: Subset) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def read_digit(path: Path, index: int | None = None) -> DigitImage:
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file: give the path of a picture or of an MNIST images file (IDX).")
-    return _read_picture(path) if index is None else _read_from_idx(path, index)
+    return read_picture(path, path) if index is None else _read_from_idx(path, index)
 
 
 def _read_from_idx(path: Path, index: int) -> DigitImage:
@@ -77,13 +77,20 @@ def _read_from_idx(path: Path, index: int) -> DigitImage:
     return DigitImage(path, images[index].copy(), index=index)
 
 
-def _read_picture(path: Path) -> DigitImage:
+def read_picture(source: Path | BinaryIO, path: Path) -> DigitImage:
     """Read a picture of one digit: any size, colour, light and polarity, any format Pillow opens.
 
     A picture of 28x28 is taken to be like MNIST's already: it is inverted if it is dark on light, otherwise
     left alone. Of every other the ink is lifted from the paper, sized and centred.
+
+    Args:
+        source: the file.
+        path: what to call it.
+
+    Raises:
+        UserError: it cannot be read, is too large or shows nothing.
     """
-    pixels = _load_grey(path)
+    pixels = _load_grey(source, path)
     if pixels.shape != (IMAGE_SIDE, IMAGE_SIDE):
         ink, inverted = lift_ink(pixels)
         if not ink.any():
@@ -203,20 +210,20 @@ def _offset(mass: NDArray[np.float32]) -> int:
     return int(np.clip(round(IMAGE_SIDE / 2 - centre), 0, IMAGE_SIDE - len(mass)))
 
 
-def _load_grey(path: Path) -> NDArray[np.uint8]:
+def _load_grey(source: Path | BinaryIO, path: Path) -> NDArray[np.uint8]:
     """Return the picture upright and in shades of grey, uint8 (height, width)."""
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a picture of 90 to 180 million pixels: no drawing of a digit needs that.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(source) as image:
                 return _grey(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is too large: give a picture below {Image.MAX_IMAGE_PIXELS:,} pixels.") from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's plugins raise all three on damaged files.
         raise UserError(
-            f"{path} cannot be read as a picture: give a PNG, JPEG, GIF, BMP, TIFF or WebP file, "
-            "or an MNIST images file (IDX) together with --index."
+            f"{path} cannot be read as a picture: give a PNG, JPEG, GIF, BMP, TIFF or WebP file"
+            f"{', or an MNIST images file (IDX) together with --index' if source is path else ''}."
         ) from error
 
 

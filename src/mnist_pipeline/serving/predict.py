@@ -3,14 +3,15 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mnist_pipeline.core.console import console, quiet_native_logs, warn
 from mnist_pipeline.core.errors import UserError, did_you_mean
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.serving.images import read_digit
+from mnist_pipeline.serving.images import DigitImage, read_digit
 from mnist_pipeline.serving.show import as_json, render
 
 if TYPE_CHECKING:
@@ -44,13 +45,19 @@ def run(files: Sequence[Path], load: "Callable[[], keras.Model]", *, index: int 
         if as_lines:
             console().print_json(json.dumps(as_json(digit, scores)), indent=None)
             continue
-        if digit.inverted:
-            warn(f"{digit.name} is dark on light and was inverted: MNIST's digits are light on dark.")
-        if digit.digits > 1:
-            warn(f"{digit.name} seems to hold {digit.digits} digits, and the model reads one: cut them apart.")
-        if scores.max() < UNSURE:
-            warn(f"{digit.name}: the model is unsure. Is it one digit?")
+        for doubt in doubts(digit, scores):
+            warn(doubt)
         console().print(render(digit, scores, ascii_only=console().options.ascii_only))
+
+
+def doubts(digit: DigitImage, scores: NDArray[np.floating[Any]]) -> list[str]:
+    """Return what to bear in mind about a picture and its class scores, shape (10,): a sentence each."""
+    found = {
+        f"{digit.name} is dark on light and was inverted: MNIST's digits are light on dark.": digit.inverted,
+        f"{digit.name} seems to hold {digit.digits} digits, and the model reads one: cut them apart.": digit.digits > 1,
+        f"{digit.name}: the model is unsure. Is it one digit?": scores.max() < UNSURE,
+    }
+    return [sentence for sentence, holds in found.items() if holds]
 
 
 def find_trained(project: Project, name: str) -> Path:

@@ -1,14 +1,16 @@
 """`mnist evaluate NAME`: one trained model on the test split, which nothing else opens."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.files import atomic_path, file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project
-from mnist_pipeline.data.dataset import load_test
+from mnist_pipeline.data.dataset import load_test, load_validation
 from mnist_pipeline.evaluation.metrics import predict_probabilities, predictions_table
 from mnist_pipeline.evaluation.report import write_report
+from mnist_pipeline.evaluation.robustness import robustness_table
 from mnist_pipeline.models.model import load_model
 from mnist_pipeline.tracking.contents import command, log_evaluation, read_training
 from mnist_pipeline.tracking.store import open_store
@@ -22,14 +24,15 @@ def run(project: Project, params: "Params", model: ModelId) -> None:
     """Write `reports/<model>/` and add the results to the training's MLflow run.
 
     Raises:
-        UserError: the model or the test split is missing.
+        UserError: the model or the data are missing.
     """
     name = str(model)
     loaded = load_model(project.model_file(model), command("train", model))
     training = read_training(project, model)
     test = load_test(project.split)
     probabilities = predict_probabilities(loaded, test.images)
-    report = write_report(project.report(model), name, test, probabilities)
+    robustness = robustness_table(partial(predict_probabilities, loaded), load_validation(project.split))
+    report = write_report(project.report(model), name, test, probabilities, robustness)
     with atomic_path(project.predictions(model)) as temporary:
         predictions_table(test.labels, probabilities).to_parquet(temporary, index=False)
     # Which model the report is on, by content: sync and register must not join it to another one.

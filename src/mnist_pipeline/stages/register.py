@@ -9,7 +9,7 @@ from mnist_pipeline.core.files import atomic_path, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.registry.candidate import Candidate, add_version, read_candidate
 from mnist_pipeline.registry.contest import decide
-from mnist_pipeline.registry.registry import CHAMPION, MODEL, ROLLED_BACK_TO, Registry, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, MODEL, ROLLED_BACK_TO, Registry, Version, bearer, open_registry
 from mnist_pipeline.tracking.sync import sync
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def run(project: Project, params: "Params") -> None:
     """
     candidates = [read_candidate(project, ModelId(name)) for name in params.train]
     with open_registry(project) as registry:
-        if allowed := _without_rolled_back(registry, candidates):
-            _register(project, params, registry, max(allowed, key=Candidate.rank))
+        versions = registry.versions()
+        if allowed := _without_rolled_back(versions, candidates):
+            _register(project, params, registry, versions, max(allowed, key=Candidate.rank))
     best = max(candidates, key=Candidate.rank)
     with atomic_path(project.best_model) as temporary:
         shutil.copyfile(project.model_file(best.model), temporary)
@@ -46,10 +47,12 @@ def run(project: Project, params: "Params") -> None:
     sync(project, params)  # DVC may have taken the other models from its cache, without a word to MLflow
 
 
-def _register(project: Project, params: "Params", registry: Registry, candidate: Candidate) -> None:
+def _register(
+    project: Project, params: "Params", registry: Registry, versions: Sequence[Version], candidate: Candidate
+) -> None:
     """Let the best model of the workspace compete for the title, if it has not done so before."""
-    version = registry.version_of(candidate.digest) or add_version(project, params, registry, candidate)
-    champion = registry.bearer(CHAMPION)
+    champion, same = bearer(versions, CHAMPION), [each for each in versions if each.digest == candidate.digest]
+    version = champion if champion in same else same[0] if same else add_version(project, params, registry, candidate)
     if champion and champion.number == version.number:
         outcome, reason = CHAMPION, "nothing has changed"
     else:
@@ -61,9 +64,9 @@ def _register(project: Project, params: "Params", registry: Registry, candidate:
     )
 
 
-def _without_rolled_back(registry: Registry, candidates: Sequence[Candidate]) -> list[Candidate]:
+def _without_rolled_back(versions: Sequence[Version], candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the models that may compete: not those that somebody took the title from; say which those are."""
-    taken = {version.digest: version for version in registry.versions() if version.rolled_back}
+    taken = {version.digest: version for version in versions if version.rolled_back}
     for candidate in candidates:
         if version := taken.get(candidate.digest):
             say(

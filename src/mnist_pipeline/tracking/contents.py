@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mnist_pipeline.core.files import content_digest, known_digest
+from mnist_pipeline.core.files import known_digest
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.core.records import read_json
 from mnist_pipeline.data.dataset import train_file, validation_file
 from mnist_pipeline.data.params import IMAGE_SIDE
 from mnist_pipeline.evaluation.metrics import Metrics
+from mnist_pipeline.evaluation.robustness import read_robustness
 from mnist_pipeline.provenance.environment import NO_COMMIT, UNKNOWN, code_diff, environment_tags
-from mnist_pipeline.provenance.inputs import Lineage, present_inputs, trace_lineage, tree_digest
+from mnist_pipeline.provenance.inputs import Lineage, present_inputs, trace_lineage
 from mnist_pipeline.provenance.pipeline import read_lock, recorded_path
 from mnist_pipeline.provenance.redaction import redact
-from mnist_pipeline.tracking.logged_model import logged_model_id
+from mnist_pipeline.tracking.artifacts import DIFF, LINEAGE, PARAMS, REPORT, log_contents, log_files, logged_model_id
 from mnist_pipeline.training.history import TrainingSummary
 from mnist_pipeline.training.params import Params
 
@@ -27,20 +28,8 @@ if TYPE_CHECKING:
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import Metric
 
-DIFF = "uncommitted.diff"
-"""Artifact: what the sources differed by from the commit, as a patch."""
-LINEAGE = "lineage.json"
-"""Artifact: a `Lineage`."""
-PARAMS = "params.yaml"
-"""Artifact: all parameters."""
-DIFF_DIGEST = "git_diff_md5"
-"""Tag: MD5 of the patch."""
-DIGESTS = {PARAMS: "params_md5", LINEAGE: "lineage_md5", DIFF: DIFF_DIGEST}
-"""Tags with the MD5 of the artifacts that tell of an origin."""
-REPORT = "report"
-"""Artifact folder: the files of `reports/<model>`."""
-REPORT_DIGEST = "report_md5"
-"""Tag: DVC's hash of the folder `reports/<model>` that the run holds."""
+INPUTS_KEY = "inputs_key"
+"""Tag: `StageInputs.key` of the training."""
 
 
 @dataclass(frozen=True)
@@ -94,23 +83,20 @@ def origin_files(origin: Origin) -> dict[str, str]:
 
 def origin_tags(origin: Origin) -> dict[str, str]:
     """Return all tags that follow from an origin."""
-    return {
-        **origin.tags,
-        **({"inputs_key": origin.lineage.inputs.key} if origin.lineage else {}),
-        **{DIGESTS[name]: content_digest(text.encode()) for name, text in origin_files(origin).items()},
-    }
+    return {**origin.tags, **({INPUTS_KEY: origin.lineage.inputs.key} if origin.lineage else {})}
 
 
-def log_origin(project: Project, model: ModelId, origin: Origin) -> None:
+def log_origin(client: "MlflowClient", run_id: str, project: Project, model: ModelId, origin: Origin) -> None:
     """Log in the active run what a training starts from: its parameters, uncommitted changes, lineage, data sets."""
     import mlflow
 
     general = origin.params.model_dump(mode="json", include={"seed", "device", "split"}, exclude_none=True)
     mlflow.log_params(flatten(general | origin.params.model(model.entry).model_dump(mode="json")))
-    for name, text in origin_files(origin).items():
-        mlflow.log_text(text, name)
-    for dataset in _split_datasets(project, origin.lineage):
-        mlflow.log_input(dataset, context="training")
+    log_contents(client, run_id, {name: text.encode() for name, text in origin_files(origin).items()})
+    known = origin.lineage.data if origin.lineage else {}
+    for file in (train_file(project.split), validation_file(project.split)):
+        digest = known.get(recorded_path(project, file)) or known_digest(file)
+        mlflow.log_input(_dataset(project, file, digest), context="training")
 
 
 def log_split(client: "MlflowClient", project: Project, run_id: str, digests: tuple[str, str], *, context: str) -> None:
@@ -137,8 +123,11 @@ def log_evaluation(client: "MlflowClient", project: Project, model: ModelId, run
         model_id=logged_model_id(client.get_run(run_id)),
         dataset=dataset,
     )
-    client.log_artifacts(run_id, str(project.report(model)), REPORT)
-    client.set_tag(run_id, REPORT_DIGEST, tree_digest(project.report(model)))
+    if (file := project.robustness(model)).is_file():  # earlier versions of this project did not write it
+        table = read_robustness(file)
+        points = (as_metrics({"robustness": mean}, int(each)) for each, mean in table[["strength", "mean"]].to_numpy())
+        client.log_batch(run_id, metrics=[metric for each in points for metric in each])
+    log_files(client, run_id, project.report(model), REPORT)
 
 
 def as_metrics(values: Mapping[str, float], step: int) -> "list[Metric]":
@@ -147,15 +136,6 @@ def as_metrics(values: Mapping[str, float], step: int) -> "list[Metric]":
 
     now = int(time.time() * 1000)
     return [Metric(key, value, now, step) for key, value in values.items()]
-
-
-def _split_datasets(project: Project, lineage: Lineage | None) -> "list[MetaDataset]":
-    """Describe the train and validation splits that a lineage names, or else those in the workspace."""
-    known = lineage.data if lineage else {}
-    return [
-        _dataset(project, path, known.get(recorded_path(project, path)) or known_digest(path))
-        for path in (train_file(project.split), validation_file(project.split))
-    ]
 
 
 def _dataset(project: Project, path: Path, digest: str) -> "MetaDataset":

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import find_project
-from mnist_pipeline.provenance.search import fetch_data, find_data
+from mnist_pipeline.provenance.search import find_data
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class DvcSource(DatasetSource):
         """
         project = find_project()
         found = find_data(project, self.path, self.md5)
-        if found.state == "verified":
-            return str(found.path)
-        target = Path(tempfile.mkdtemp(prefix="mnist-")) / Path(self.path).name
-        if not fetch_data(project, self.md5, target):
+        if found.state != "verified":
+            target = Path(tempfile.mkdtemp(prefix="mnist-")) / Path(self.path).name
+            found = find_data(project, self.path, self.md5, fetch_to=target)
+        if found.state != "verified":
             raise UserError(
-                f"{self.path} with MD5 {self.md5} is neither in the workspace, nor in DVC's cache, nor on one of DVC's "
-                "remotes: add the remote that has it, or check out the commit that it belongs to and run `dvc repro`."
+                f"{self.path} with MD5 {self.md5} cannot be found ({found.found}): add the remote that has it, "
+                "or check out the commit that it belongs to and run `dvc repro`."
             )
-        return str(target)
+        return str(found.path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what MLflow stores."""

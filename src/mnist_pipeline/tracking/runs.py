@@ -4,17 +4,16 @@ import socket
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mnist_pipeline.core.files import file_digest
+from mnist_pipeline.core.files import content_digest, file_digest
 from mnist_pipeline.core.processes import identity, is_alive
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.provenance.git import git
 from mnist_pipeline.provenance.redaction import public_uri
-from mnist_pipeline.tracking.adoption import link_to_winner
+from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, REPORT, log_contents, log_model
 from mnist_pipeline.tracking.contents import (
-    REPORT,
     Origin,
     as_metrics,
     command,
@@ -24,18 +23,21 @@ from mnist_pipeline.tracking.contents import (
     present_origin,
     run_name,
 )
-from mnist_pipeline.tracking.logged_model import log_model
-from mnist_pipeline.tracking.store import experiment_name, find_runs, open_store
+from mnist_pipeline.tracking.store import experiment_name, find_runs, open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch, TrainingSummary
-from mnist_pipeline.training.params import Params
+from mnist_pipeline.training.params import ModelParams, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-MODEL_DIGEST = "model_md5"
-"""Tag: MD5 of the model file that the training wrote. It joins the two, for files and store may travel apart."""
+ADOPTED = "adopted_md5"
+"""Tag of an adopted trial's run: the digest of the model's parameters in `params.yaml` after that."""
+TRAINED = "trained_run"
+"""Tag of an adopted trial's run: id of the newest training with these parameters."""
+TUNED = "tuned_by_run"
+"""Tag of a training's run: id of the adopted trial's."""
 
 
 @dataclass
@@ -56,8 +58,7 @@ class TrainingRun:
 
         for epoch in epochs:
             if epoch.epoch not in self.logged:
-                values = asdict(epoch)
-                mlflow.log_metrics(values, step=values.pop("epoch"))
+                mlflow.log_metrics(epoch_values(epoch), step=epoch.epoch)
                 self.logged.add(epoch.epoch)
         self.clock = time.perf_counter()
 
@@ -86,15 +87,17 @@ class TrainingRun:
         model_id = logged[0].model_id if logged else log_model(self.run_id, str(self.model), model_file, step=step)
         metrics = {
             "best_epoch": summary.best_epoch,
-            "best_validation_accuracy": summary.validation_accuracy,
-            "best_validation_loss": summary.validation_loss,
+            "best_val_accuracy": summary.validation_accuracy,
+            "best_val_loss": summary.validation_loss,
             "parameters": summary.parameters,
         }
         if seconds is not None:
             metrics["training_seconds"] = round(seconds, 1)
         mlflow.log_metrics(metrics, step=step, model_id=model_id)
-        for file in (self.project.history(self.model), self.project.training_summary(self.model)):
-            mlflow.log_artifact(str(file), REPORT)
+        report = self.project.history(self.model), self.project.training_summary(self.model)
+        log_contents(
+            mlflow.MlflowClient(), self.run_id, {f"{REPORT}/{file.name}": file.read_bytes() for file in report}
+        )
         # Last, because it says that the run has all of the model.
         mlflow.set_tag(MODEL_DIGEST, file_digest(model_file))
 
@@ -105,26 +108,22 @@ def training_run(
 ) -> Generator[TrainingRun]:
     """Open the run of one training; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
-    Args:
-        project: whose store and files.
-        params: everything that was asked for.
-        model: what is trained.
-        tags: more to say about the run, such as its device.
-        resume: id of the run that a killed training of exactly this model reported to; a new run if empty or gone.
+    The tags say more about it, such as its device. A training that was killed goes on in the run with the id `resume`;
+    if that is empty or the run is gone, there is a new one.
     """
     import mlflow
 
     client = open_store(project)
     _end_abandoned_runs(client)
     if resume and find_runs(client, f"attributes.run_id = '{resume}'"):
-        done = {point.step for point in client.get_metric_history(resume, "loss")}
+        done = {point.step for point in client.get_metric_history(resume, "train_loss")}
         mlflow.start_run(resume, tags=_process_tags(), log_system_metrics=True)
         with ending(mlflow.end_run):
             yield TrainingRun(project, model, resume, done)
     else:
         origin = present_origin(project, params, model)
         with new_run(client, project, model, origin, tags, log_system_metrics=True) as run:
-            link_to_winner(client, run.run_id, model.entry, params.model(model.entry))
+            _link_to_winner(client, run.run_id, model.entry, params.model(model.entry))
             yield run
 
 
@@ -153,7 +152,7 @@ def new_run(
         log_system_metrics=log_system_metrics,
     ).info.run_id
     with ending(mlflow.end_run):
-        log_origin(project, model, origin)
+        log_origin(client, run_id, project, model, origin)
         yield TrainingRun(project, model, run_id)
 
 
@@ -171,10 +170,51 @@ def ending(end: Callable[[str], None]) -> Generator[None]:
         end(status)
 
 
+def epoch_values(epoch: Epoch) -> dict[str, float]:
+    """Return an epoch's metrics by name: short ones, as Keras has them, because MLflow's page cuts long ones off."""
+    return {
+        "train_loss": epoch.loss,
+        "train_accuracy": epoch.accuracy,
+        "val_loss": epoch.validation_loss,
+        "val_accuracy": epoch.validation_accuracy,
+        "learning_rate": epoch.learning_rate,
+    }
+
+
 def epoch_metrics(epoch: Epoch) -> "list[Metric]":
     """Return an epoch's metrics, at its step."""
-    values = asdict(epoch)
-    return as_metrics(values, step=values.pop("epoch"))
+    return as_metrics(epoch_values(epoch), step=epoch.epoch)
+
+
+def _link_to_winner(client: "MlflowClient", run_id: str, name: str, model: ModelParams) -> None:
+    """Link a training's run and the run of the trial whose adoption gave it its parameters, if there is one.
+
+    They are found by what the parameters are: no file carries a run's id, so nothing that DVC hashes changes.
+    """
+    experiment = client.get_experiment_by_name(tuning_experiment_name())
+    found = client.search_runs(
+        [experiment.experiment_id] if experiment else [],
+        f"tags.{ADOPTED} = '{params_digest(model)}' and tags.model = '{name}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    for winner in found:
+        training = client.get_run(run_id)
+        _link(client, training, TUNED, winner, "Its parameters were found by the trial")
+        _link(client, winner, TRAINED, training, "Its parameters were adopted; trained with them:")
+
+
+def _link(client: "MlflowClient", run: "Run", tag: str, other: "Run", sentence: str) -> None:
+    """Tag a run with another's id, and say so in its description, where a link can be clicked."""
+    client.set_tag(run.info.run_id, tag, other.info.run_id)
+    url = f"#/experiments/{other.info.experiment_id}/runs/{other.info.run_id}"
+    description = run.data.tags.get("mlflow.note.content", "").partition(f"\n{sentence}")[0]
+    client.set_tag(run.info.run_id, "mlflow.note.content", f"{description}\n{sentence} [{other.info.run_name}]({url}).")
+
+
+def params_digest(model: ModelParams) -> str:
+    """Return what tells the parameters of a model from any others."""
+    return content_digest(model.model_dump_json().encode())
 
 
 def find_run_by_digest(client: "MlflowClient", digest: str, key: str = "") -> "Run | None":

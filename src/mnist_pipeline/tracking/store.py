@@ -3,13 +3,13 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mnist_pipeline.core.console import warn
 from mnist_pipeline.core.errors import UserError
@@ -46,7 +46,7 @@ _OR_UNSET = "or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's fold
 
 def tracking_uri(project: Project) -> str:
     """Return `MLFLOW_TRACKING_URI` if set, otherwise the project's own `mlflow.db`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(project)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.tracking_database}"
 
 
 def open_store(project: Project) -> "MlflowClient":
@@ -75,12 +75,8 @@ def open_store(project: Project) -> "MlflowClient":
         # Two processes that meet an empty database would both run its migrations, and one of them would crash.
         project.artifacts.mkdir(parents=True, exist_ok=True)
         with FileLock(project.artifacts / ".store.lock"):
-            if uri == _own_uri(project) and not project.tracking_database.exists():
-                # MLflow cannot go on with a database whose creation was cut off, as by a kill or a full disk.
-                with atomic_path(project.tracking_database) as temporary:
-                    mlflow.MlflowClient(f"sqlite:///{temporary}").get_experiment_by_name("")
             if uri.startswith("sqlite:///"):
-                _try_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+                _prepare_file(project, Path(uri.removeprefix("sqlite:///").partition("?")[0]))
             client = mlflow.MlflowClient()
             # A location in the project, because a client without a server cannot use one that a server has chosen.
             folder = None if uri.startswith("http") else project.artifacts
@@ -97,7 +93,9 @@ def what_is_wrong(error: Exception) -> str | None:
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
-    address, chain = public_uri(mlflow.get_tracking_uri()), list(_chain(error))
+    address, chain = public_uri(mlflow.get_tracking_uri()), [cast("BaseException", error)]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
     origin = chain[-1]
     status = error.get_http_status_code() if isinstance(error, MlflowException) else None
     if status in (401, 403):
@@ -127,13 +125,6 @@ def _unusable(error: Exception, uri: str) -> str:
     return f"The MLflow store {public_uri(uri)} cannot be used ({reason}): correct the address, {_OR_UNSET}."
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Return an error and what led to it, the origin last."""
-    while error:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 @cache
 def _meet(uri: str) -> None:
     """Make the first request of this process to a server, with less patience than MLflow has in a training."""
@@ -151,11 +142,25 @@ def _meet(uri: str) -> None:
             del os.environ[name]
 
 
-def _try_file(path: Path) -> None:
-    """Open an SQLite file once: MLflow itself goes on for 100 seconds, with warnings, if it cannot."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path)) as database:
+def _prepare_file(project: Project, file: Path) -> None:
+    """Create the project's own database whole or not at all, and open it, or any other SQLite file, once.
+
+    MLflow cannot go on with a database whose creation was cut off, as by a kill or a full disk, and goes on for 100
+    seconds, with warnings, if it cannot open one.
+    """
+    from mlflow import MlflowClient
+
+    if file == project.tracking_database and not file.exists():
+        with atomic_path(file) as temporary:
+            MlflowClient(f"sqlite:///{temporary}").get_experiment_by_name("")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(file)) as database:
         database.execute("PRAGMA schema_version")
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    """Leave out the traceback of an error that MLflow logs and then raises."""
+    return record.exc_info is None
 
 
 def experiment_name() -> str:
@@ -171,26 +176,6 @@ def tuning_experiment_name() -> str:
 def find_runs(client: "MlflowClient", query: str) -> "list[Run]":
     """Return the pipeline's runs that MLflow's search finds, without deleted ones, the newest first."""
     return client.search_runs([client.get_experiment_by_name(experiment_name()).experiment_id], query)
-
-
-def download(uri: str, folder: Path) -> Path | None:
-    """Return a copy of an artifact, such as `runs:/<id>/<name>`, in `folder`; None if there is no such artifact."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    folder.mkdir(exist_ok=True)
-    with suppress(MlflowException, OSError):
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
-    return None
-
-
-def _own_uri(project: Project) -> str:
-    return f"sqlite:///{project.tracking_database}"
-
-
-def _has_no_traceback(record: logging.LogRecord) -> bool:
-    """Leave out the traceback of an error that MLflow logs and then raises."""
-    return record.exc_info is None
 
 
 def _ensure_experiment(
@@ -213,7 +198,7 @@ def _ensure_experiment(
                 **tags,
                 "mlflow.note.content": description,
                 "mlflow.experimentKind": "custom_model_development",  # the page for training, not for language models
-                "mlflow.experiment.primaryMetric.name": "best_validation_accuracy",
+                "mlflow.experiment.primaryMetric.name": "best_val_accuracy",
                 "mlflow.experiment.primaryMetric.greaterIsBetter": "True",
             },
         )

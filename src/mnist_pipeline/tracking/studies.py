@@ -5,22 +5,11 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_pipeline.core.project import ModelId, Project
-from mnist_pipeline.provenance.redaction import redact
-from mnist_pipeline.tracking.adoption import ADOPTED, digest
-from mnist_pipeline.tracking.contents import (
-    DIFF,
-    LINEAGE,
-    PARAMS,
-    as_metrics,
-    log_split,
-    origin_tags,
-    present_origin,
-)
-from mnist_pipeline.tracking.runs import ending, epoch_metrics
+from mnist_pipeline.tracking.contents import DIFF, as_metrics, log_split, origin_files, origin_tags, present_origin
+from mnist_pipeline.tracking.runs import ADOPTED, ending, epoch_metrics, params_digest
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import ModelParams, Params
@@ -40,8 +29,6 @@ SHARED = (
 """Tags that a trial's run has from the study's."""
 FLUSH_SECONDS = 2
 """A trial's epochs are sent to MLflow when the last ones were sent that long ago, and at its end."""
-MAX_RUNS = 50_000
-"""The most that one search may return."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +56,25 @@ class TrialEnd:
         return {"complete": "FINISHED", "failed": "FAILED"}.get(self.outcome, "KILLED")
 
 
-@dataclass(frozen=True)
+@dataclass
 class StudyRun:
     """The run of one study."""
 
     client: "MlflowClient"
-    run_id: str
+    run: "Run"
+    """As it was when this session began."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+        return self.run.info.run_id
 
     @classmethod
     def find(cls, client: "MlflowClient", study_id: str) -> "Self | None":
         """Return the run of a study by the study's id, if the store has it."""
         experiment = client.get_experiment_by_name(tuning_experiment_name())
         found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
-        return cls(client, found[0].info.run_id) if found else None
+        return cls(client, found[0]) if found else None
 
     def log_session(self, project: Project, params: Params, model: str, tags: Mapping[str, str]) -> None:
         """Log what the trials of this session start from, in place of the sessions before, and further tags."""
@@ -90,20 +83,17 @@ class StudyRun:
         origin = present_origin(project, params, ModelId(model))
         every = {**origin_tags(origin), **tags}
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in every.items()])
-        self.client.log_text(self.run_id, redact(origin.params_text), PARAMS)
-        self.client.log_text(self.run_id, origin.diff, DIFF)  # also an empty one, in place of an earlier session's
-        if origin.lineage:
-            self.client.log_text(self.run_id, origin.lineage.to_json(), LINEAGE)
-        self.__dict__.pop("_run", None)  # the trials' runs share its new tags
+        for name, text in {DIFF: "", **origin_files(origin)}.items():  # also an empty one, in place of an earlier one
+            self.client.log_text(self.run_id, text, name)
+        self.run = self.client.get_run(self.run_id)  # the trials' runs share its new tags
 
     def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "TrialRun":
         """Create the child run of a trial."""
-        study = self._run
-        shared = {key: study.data.tags[key] for key in SHARED if key in study.data.tags}
+        study, shared = self.run.info, {key: tag for key, tag in self.run.data.tags.items() if key in SHARED}
         run_id = self.client.create_run(
-            study.info.experiment_id,
+            study.experiment_id,
             tags={**shared, **(tags or {}), "mlflow.parentRunId": self.run_id, TRIAL: str(number)},
-            run_name=f"{study.info.run_name} {number}",
+            run_name=f"{study.run_name} {number}",
         ).info.run_id
         return TrialRun(self.client, run_id, values)
 
@@ -120,51 +110,40 @@ class StudyRun:
         """
         for end, run in self.untold(ends):
             child = TrialRun(self.client, run.info.run_id, end.values) if run else None
-            known = child.epochs(end.curve_name) if child else set[int]()
             child = child or self.start_trial(end.number, end.values)
-            for epoch in end.curve.keys() - known:
-                child.keep(as_metrics({end.curve_name: end.curve[epoch]}, epoch))
+            history = self.client.get_metric_history(child.run_id, end.curve_name)
+            for epoch in end.curve.keys() - {point.step for point in history}:
+                child.kept += as_metrics({end.curve_name: end.curve[epoch]}, epoch)
             child.end(end)
 
-    def log_result(self, metrics: Mapping[str, float], best: Mapping[str, Any], tables: Mapping[str, str]) -> None:
-        """Log what the study has come to so far: its numbers, its best values and its tables as CSV, by name."""
+    def log_result(self, metrics: Mapping[str, float], files: "Mapping[str, str | Figure]") -> None:
+        """Log what the study has come to so far: its numbers, and texts and figures as artifacts, by name."""
         self.client.log_batch(self.run_id, metrics=as_metrics(metrics, 0))
-        self.client.log_dict(self.run_id, dict(best), "best.yaml")
-        for name, text in tables.items():
-            self.client.log_text(self.run_id, text, f"{name}.csv")
+        for name, content in files.items():
+            if isinstance(content, str):
+                self.client.log_text(self.run_id, content, name)
+            else:
+                self.client.log_figure(self.run_id, content, name, save_kwargs={"bbox_inches": "tight"})
 
-    def log_figures(self, figures: "Mapping[str, Figure]", page: str | None) -> None:
-        """Log figures as `figures/<name>.png`, and `figures.html`, the page that has them all to explore offline."""
-        for name, figure in figures.items():
-            self.client.log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"bbox_inches": "tight"})
-        if page:
-            self.client.log_text(self.run_id, page, "figures.html")
-
-    def log_adoption(self, trial: int, metrics: Mapping[str, float], table: str, adopted: ModelParams | None) -> None:
-        """Log which trial was to be adopted, the confirmation's means and its table as CSV, and whether it was.
+    def log_adoption(self, trial: int, adopted: ModelParams | None) -> None:
+        """Log which trial was to be adopted, and whether it was.
 
         If it was, `adopted` are the model's parameters in `params.yaml` by now, and the trial's run is marked so that
         the training with them will find it.
         """
-        self.client.log_batch(self.run_id, metrics=as_metrics(metrics, 0))
-        self.client.log_text(self.run_id, table, "confirmation.csv")
         self.client.set_tag(self.run_id, "adopted", "true" if adopted else "false")
         self.client.set_tag(self.run_id, "adopted_trial", str(trial))
         if adopted and (run := self.trial_runs().get(trial)):
-            self.client.set_tag(run.info.run_id, ADOPTED, digest(adopted))
+            self.client.set_tag(run.info.run_id, ADOPTED, params_digest(adopted))
 
     def trial_runs(self) -> "dict[int, Run]":
         """Return the child runs, by the number of their trial."""
         runs = self.client.search_runs(
-            [self._run.info.experiment_id],
+            [self.run.info.experiment_id],
             filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'",
-            max_results=MAX_RUNS,
+            max_results=50_000,  # the most that MLflow allows
         )
         return {int(run.data.tags[TRIAL]): run for run in runs}
-
-    @cached_property
-    def _run(self) -> "Run":
-        return self.client.get_run(self.run_id)
 
 
 @dataclass
@@ -175,17 +154,13 @@ class TrialRun:
     run_id: str
     values: Mapping[str, Any]
     """The trial's parameters, by dotted path."""
-    _kept: "list[Metric]" = field(default_factory=list["Metric"])
-    """Metrics that are not sent yet."""
+    kept: "list[Metric]" = field(default_factory=list["Metric"])
+    """What goes with the next request."""
     _sent: float = field(default_factory=time.monotonic)
-
-    def keep(self, metrics: "Iterable[Metric]") -> None:
-        """Log these metrics with the next request."""
-        self._kept += metrics
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Log an epoch's metrics at its step."""
-        self.keep(epoch_metrics(epoch))
+        self.kept += epoch_metrics(epoch)
         if time.monotonic() - self._sent > FLUSH_SECONDS:
             self._send()
 
@@ -193,21 +168,16 @@ class TrialRun:
         """Close the run with what the trial came to. Doing it twice changes nothing."""
         from mlflow.entities import RunTag
 
-        self.keep(as_metrics(end.metrics, int(end.metrics.get("best_epoch", 0))))
-        error = [] if end.error is None else [RunTag("error", end.error[:5_000])]
-        self._send(RunTag("outcome", end.outcome), *error)
+        self.kept += as_metrics(end.metrics, int(end.metrics.get("best_epoch", 0)))
+        self._send(RunTag("outcome", end.outcome), *([RunTag("error", end.error[:5_000])] if end.error else []))
         self.client.set_terminated(self.run_id, end.status)
-
-    def epochs(self, metric: str) -> set[int]:
-        """Return the epochs of which the run has this metric."""
-        return {point.step for point in self.client.get_metric_history(self.run_id, metric)}
 
     def _send(self, *tags: "RunTag") -> None:
         from mlflow.entities import Param
 
         params = [Param(path, str(value)) for path, value in self.values.items()]
-        self.client.log_batch(self.run_id, metrics=self._kept, params=params, tags=tags)
-        self._kept, self._sent = [], time.monotonic()
+        self.client.log_batch(self.run_id, metrics=self.kept, params=params, tags=tags)
+        self.kept, self._sent = [], time.monotonic()
 
 
 @contextmanager
@@ -219,7 +189,17 @@ def study_run(project: Project, name: str, study_id: str, definition: Mapping[st
     from mlflow.entities import Param
 
     client = open_store(project)
-    record = StudyRun.find(client, study_id) or _start(client, name, study_id, definition["model"])
+    record = StudyRun.find(client, study_id)
+    if record is None:
+        tags = {
+            STUDY: study_id,
+            "model": definition["model"],
+            "mlflow.source.name": f"mnist tune {definition['model']} --study {name}",
+            "mlflow.source.type": "PROJECT",
+            "mlflow.user": getpass.getuser(),
+        }
+        experiment = client.get_experiment_by_name(tuning_experiment_name())
+        record = StudyRun(client, client.create_run(experiment.experiment_id, tags=tags, run_name=name))
     client.update_run(record.run_id, "RUNNING")
     with ending(lambda status: client.set_terminated(record.run_id, status)):
         client.log_batch(record.run_id, params=[Param(key, str(value)) for key, value in definition.items()])
@@ -227,15 +207,3 @@ def study_run(project: Project, name: str, study_id: str, definition: Mapping[st
             digests = definition["data.train"], definition["data.validation"]
             log_split(client, project, record.run_id, digests, context="tuning")
         yield record
-
-
-def _start(client: "MlflowClient", name: str, study_id: str, model: str) -> StudyRun:
-    tags = {
-        STUDY: study_id,
-        "model": model,
-        "mlflow.source.name": f"mnist tune {model} --study {name}",
-        "mlflow.source.type": "PROJECT",
-        "mlflow.user": getpass.getuser(),
-    }
-    experiment = client.get_experiment_by_name(tuning_experiment_name())
-    return StudyRun(client, client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id)

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
-import webbrowser
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from typing import Never
@@ -15,7 +13,7 @@ from urllib.parse import quote
 import psutil
 
 from mnist_pipeline.core.console import say
-from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.page import free_port, open_page
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.store import experiment_name, open_store, tracking_uri
@@ -25,10 +23,8 @@ from mnist_pipeline.tracking.views import MODELS_VIEWS
 def serve(project: Project, port: int | None, *, browser: bool) -> None:
     """Show MLflow's page: the one of the server in `MLFLOW_TRACKING_URI`, or `mlflow ui`, run until an interruption.
 
-    Args:
-        project: whose store.
-        port: where `mlflow ui` listens, on this machine alone; the next free one from 5000 if None.
-        browser: open the page in the browser, if there is a desktop.
+    `mlflow ui` listens on this machine alone; without a port, on the next free one from 5000. A browser opens the page
+    only if there is a desktop.
 
     Raises:
         UserError: the port is taken.
@@ -39,7 +35,7 @@ def serve(project: Project, port: int | None, *, browser: bool) -> None:
         experiment = open_store(project).get_experiment_by_name(experiment_name())
         _show(public_uri(uri), experiment.experiment_id, browser=browser)
         return
-    port = _free_port(port)
+    port = free_port(port, 5000)
     say(f"MLflow is starting on port {port} … (Ctrl+C ends it)")
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # unless nohup lets it outlive its terminal
         signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -62,17 +58,8 @@ def _show(server: str, experiment: str, *, browser: bool) -> None:
     """Print where the views of the pipeline's runs are, and open the first."""
     for view in MODELS_VIEWS:
         say(f"{view.name}: {view.address(server, experiment)}")
-    desktop = sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if browser and desktop:
-        webbrowser.open(MODELS_VIEWS[0].address(server, experiment))
-
-
-def _free_port(wanted: int | None) -> int:
-    ports = [wanted] if wanted else range(5000, 5100)
-    for port in ports:
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise UserError(f"Port {ports[0]} is taken: name another one with --port, or none to get the next free one.")
+    if browser:
+        open_page(MODELS_VIEWS[0].address(server, experiment))
 
 
 def _start(project: Project, uri: str, port: int, log: int) -> psutil.Process:

@@ -1,8 +1,6 @@
 """A study's figures, by Optuna: as pictures, and as one page to explore, which needs no network."""
 
 import warnings
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -23,46 +21,40 @@ _PAGE = """\
 """
 
 
-def draw(study: optuna.Study) -> "dict[str, Figure]":
-    """Return the figures by name; none while fewer than two trials are complete."""
+def draw(study: optuna.Study) -> "dict[str, str | Figure]":
+    """Return the pictures, and the page with all the code that it needs (5 MB), by the names of their files.
+
+    There are none while fewer than two trials are complete.
+    """
+    if len(complete_of(study)) < 2:
+        return {}
     import matplotlib.pyplot as plt
     import numpy as np
-    from optuna.visualization import matplotlib as plots
+    from optuna import visualization
 
     with warnings.catch_warnings(action="ignore"), plt.rc_context():  # Optuna calls its figures experimental
         plt.switch_backend("agg")  # Optuna draws through pyplot, which would look for a screen
-        figures = {name: np.ravel(plot())[0].figure for name, plot in _plots(plots, study).items()}
-        for figure in figures.values():
-            plt.close(figure)
-    if wide := figures.get("parallel_coordinate"):
-        wide.set_figwidth(max(wide.get_figwidth(), INCHES_PER_AXIS * len(wide.axes)))
-    return figures
+        pictures = {name: np.ravel(axes)[0].figure for name, axes in _plots(visualization.matplotlib, study).items()}
+        interactive = _plots(visualization, study).values()
+    for picture in pictures.values():
+        plt.close(picture)
+    wide = pictures["parallel_coordinate"]
+    wide.set_figwidth(max(wide.get_figwidth(), INCHES_PER_AXIS * len(wide.axes)))
+    parts = [figure.to_html(full_html=False, include_plotlyjs=not index) for index, figure in enumerate(interactive)]
+    page = _PAGE.format(title=f"Study {study.study_name}", body="\n".join(parts))
+    return {"figures.html": page} | {f"figures/{name}.png": picture for name, picture in pictures.items()}
 
 
-def page(study: optuna.Study) -> str | None:
-    """Return the figures as an HTML page with all the code that it needs (5 MB); None while there is nothing to see."""
-    from optuna import visualization
-
-    with warnings.catch_warnings(action="ignore"):
-        figures = [plot() for plot in _plots(visualization, study).values()]
-    if not figures:
-        return None
-    parts = [figure.to_html(full_html=False, include_plotlyjs=not index) for index, figure in enumerate(figures)]
-    return _PAGE.format(title=f"Study {study.study_name}", body="\n".join(parts))
-
-
-def _plots(library: Any, study: optuna.Study) -> dict[str, Callable[[], Any]]:
-    """Return what to draw, by name, with either of Optuna's two libraries, whose functions have the same names."""
-    if len(complete_of(study)) < 2:
-        return {}
+def _plots(library: Any, study: optuna.Study) -> dict[str, Any]:
+    """Draw with either of Optuna's two libraries, whose functions have the same names."""
     goal, simple = goal_of(study), simplified(study)
     name = f"validation {goal.number}"
-    plots: dict[str, Callable[[], Any]] = {
-        kind: partial(getattr(library, f"plot_{kind}"), simple, target_name=name)
+    plots = {
+        kind: getattr(library, f"plot_{kind}")(simple, target_name=name)
         for kind in ("optimization_history", "parallel_coordinate", "slice")
     }
     if importances_of(study):
-        plots["importances"] = partial(library.plot_param_importances, simple, target_name=name)
+        plots["importances"] = library.plot_param_importances(simple, target_name=name)
     if goal.small:
-        plots["pareto_front"] = partial(library.plot_pareto_front, study, target_names=[name, "weights"])
+        plots["pareto_front"] = library.plot_pareto_front(study, target_names=[name, "weights"])
     return plots

@@ -1,10 +1,11 @@
 """What a study is to do, checked before anything starts. Quick to import: neither TensorFlow nor Optuna."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mnist_pipeline.core.errors import UserError
@@ -13,8 +14,7 @@ from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import MADE_BY, train_file, validation_file
 from mnist_pipeline.training.history import Epoch, Monitor
 from mnist_pipeline.training.params import ModelParams, Params
-from mnist_pipeline.tuning.params import tune_params
-from mnist_pipeline.tuning.space import Space, apply, fixed_values, space_of
+from mnist_pipeline.tuning.params import Space, apply, fixed_values, space_of, tune_params
 
 EPOCHS = "training.epochs"
 MONITOR = "training.monitor"
@@ -41,8 +41,8 @@ class Goal:
 
     def rank(self, values: Sequence[float]) -> tuple[float, ...]:
         """Return the values that count such that higher is better in each place, and the first place counts most."""
-        signed = zip(values, self.directions, strict=False)  # weights may be there that do not count
-        return tuple(value if direction == "maximize" else -value for value, direction in signed)
+        number = values[0] if self.number == "accuracy" else -values[0]
+        return (number, -values[1]) if self.small else (number,)
 
     def text(self, values: Sequence[float]) -> str:
         """Return the values as people read them."""
@@ -57,9 +57,13 @@ GOALS = {"accuracy": Goal("accuracy"), "loss": Goal("loss"), "accuracy,parameter
 """What `--objective` may say."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """What a study is about, and how long this session of it may run."""
+    """What a study is about, and how long this session of it may run: what the user asked for, once it is checked.
+
+    Raises:
+        UserError: the space, the name, the time, the epochs or the objective cannot be used.
+    """
 
     project: Project
     """Where the data, the study and the MLflow store are."""
@@ -67,24 +71,50 @@ class Plan:
     """All of `params.yaml`."""
     name: str
     """Name of the model."""
-    model: ModelParams
-    """Its current parameters, with the study's number of epochs and choice of the best one."""
-    space: Space
-    """What varies."""
-    objective: str
-    """Name of the goal."""
-    max_parameters: int | None
-    """The most weights that a network may have; None is no limit."""
     study: str
     """Name of the study."""
     trials: int
     """How many must end complete, pruned or found too large, those of earlier sessions included."""
-    timeout: str | None
-    """How long trials may start, as the user wrote it, such as `30m`; None is for ever."""
-    until: float | None
-    """When no trial starts any more, in seconds of `time.monotonic`."""
+    timeout: str | None = None
+    """How long trials may start, such as `30m`; None is for ever."""
+    epochs: int | None = None
+    """Epochs of each trial; None is the model's own number."""
+    objective: str = "accuracy"
+    """Name of the goal."""
+    max_parameters: int | None = None
+    """The most weights that a network may have; None is no limit."""
+    adopt: bool = False
+    """Whether the best trial is to be adopted afterwards, without anybody being asked which that is."""
     storage: str | None = None
     """Address of the database that keeps the study; None is the project's own journals."""
+    until: float = field(init=False)
+    """When no trial starts any more, in seconds of `time.monotonic`."""
+    space: Space = field(init=False)
+    """What varies."""
+    model: ModelParams = field(init=False)
+    """The model's current parameters, with the study's number of epochs and choice of the best one."""
+
+    def __post_init__(self) -> None:
+        """Check what was asked for."""
+        self.space = space_of(self.params, self.name)
+        if self.objective not in GOALS:
+            raise UserError(f"--objective {self.objective!r} is not known: choose one of {'; '.join(GOALS)}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", self.study):
+            raise UserError(
+                f"--study {self.study!r} cannot name a file: use letters, digits, - and _, 61 characters at most."
+            )
+        if self.epochs and EPOCHS in self.space:
+            raise UserError(f"--epochs and tune.space.{self.name}.{EPOCHS} exclude each other: leave one out.")
+        if MONITOR in self.space:
+            raise UserError(f"tune.space.{self.name}.{MONITOR} cannot vary: --objective says which number decides.")
+        if self.adopt and self.goal.small:
+            raise UserError(
+                f"--adopt cannot choose from the Pareto front of --objective {self.objective}: leave it out, look at "
+                f"`mnist study show {self.study}`, and choose with `mnist adopt {self.study} --trial N`."
+            )
+        self.until = time.monotonic() + parse_duration(self.timeout) if self.timeout else math.inf
+        fixed = {MONITOR: self.goal.number, **({EPOCHS: self.epochs} if self.epochs else {})}
+        self.model = apply(self.params.model(self.name), fixed)
 
     @property
     def goal(self) -> Goal:
@@ -94,7 +124,7 @@ class Plan:
     @property
     def is_time_up(self) -> bool:
         """Whether no further trial may start."""
-        return self.until is not None and time.monotonic() >= self.until
+        return time.monotonic() >= self.until
 
     @property
     def pruner(self) -> Literal["percentile", "hyperband", "none"]:
@@ -121,47 +151,6 @@ class Plan:
         }
 
 
-def make_plan(
-    project: Project,
-    params: Params,
-    name: str,
-    *,
-    trials: int,
-    timeout: str | None = None,
-    study: str | None = None,
-    epochs: int | None = None,
-    objective: str = "accuracy",
-    max_parameters: int | None = None,
-    adopt: bool = False,
-    storage: str | None = None,
-) -> Plan:
-    """Check what the user asked for; what each argument means stands at the field of `Plan`.
-
-    A study without a name has the model's, trials without a number of epochs have the model's own, and `adopt` says
-    that the study's best trial is to be adopted without being asked for.
-
-    Raises:
-        UserError: the space, the name, the time, the epochs or the objective cannot be used.
-    """
-    space, study = space_of(params, name), study or name
-    if objective not in GOALS:
-        raise UserError(f"--objective {objective!r} is not known: choose one of {'; '.join(GOALS)}.")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", study):
-        raise UserError(f"--study {study!r} cannot name a file: use letters, digits, - and _, 61 characters at most.")
-    if epochs and EPOCHS in space:
-        raise UserError(f"--epochs and tune.space.{name}.{EPOCHS} exclude each other: leave one out.")
-    if MONITOR in space:
-        raise UserError(f"tune.space.{name}.{MONITOR} cannot vary: --objective says which number decides.")
-    if adopt and GOALS[objective].small:
-        raise UserError(
-            f"--adopt cannot choose from the Pareto front of --objective {objective}: leave it out, look at "
-            f"`mnist study show {study}`, and choose with `mnist adopt {study} --trial N`."
-        )
-    fixed = {MONITOR: GOALS[objective].number, **({EPOCHS: epochs} if epochs else {})}
-    model, until = apply(params.model(name), fixed), time.monotonic() + parse_duration(timeout) if timeout else None
-    return Plan(project, params, name, model, space, objective, max_parameters, study, trials, timeout, until, storage)
-
-
 def parse_duration(text: str) -> float:
     """Return the seconds in `90s`, `30m`, `2h` or `1h30m`.
 
@@ -173,3 +162,8 @@ def parse_duration(text: str) -> float:
     if not (total := hours * 3600 + minutes * 60 + seconds):
         raise UserError(f"--timeout {text!r} is not a time: write it like 90s, 30m, 2h or 1h30m.")
     return float(total)
+
+
+def amount(number: float, thing: str) -> str:
+    """Return how many of a thing there are, such as `1 worker` or `0.5 GPUs`."""
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"

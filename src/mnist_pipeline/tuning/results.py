@@ -1,5 +1,6 @@
 """What the trials of a study have come to: how each ended, which are best, and the tables that say so."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -57,7 +58,7 @@ def current_of(study: optuna.Study) -> FrozenTrial | None:
 
 def count_others(study: optuna.Study) -> str:
     """Return how many trials ended otherwise than complete: ` (2 pruned, 1 failed)`, or nothing if none did."""
-    counts = Counter(outcome_of(trial) for trial in _ended(study))
+    counts = _count(study)
     del counts["complete"]
     return f" ({', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))})" if counts else ""
 
@@ -69,34 +70,36 @@ def trial_ends(study: optuna.Study) -> list[TrialEnd]:
 
 def trial_end(study: optuna.Study, trial: FrozenTrial) -> TrialEnd:
     """Return what MLflow is told of a trial that has ended."""
-    attributes, mishap = trial.user_attrs, mishap_of(trial)
+    mishap = mishap_of(trial)
     return TrialEnd(
         number=trial.number,
         outcome=outcome_of(trial),
         values=values_of(trial),
-        metrics=attributes.get(RESULT, {}),
+        metrics=trial.user_attrs.get(RESULT, {}),
         curve=trial.intermediate_values,
-        curve_name=f"validation_{goal_of(study).number}",
-        error=attributes.get("error") or (f"the process was {mishap}" if mishap else None),
+        curve_name=f"val_{goal_of(study).number}",
+        error=f"the process was {mishap}" if mishap else trial.user_attrs.get("error"),
     )
 
 
 def summary_numbers(study: optuna.Study) -> dict[str, float]:
     """Return what the study has come to, for MLflow: counts of trials, and the number that decides."""
-    goal, counts = goal_of(study), Counter(outcome_of(trial) for trial in _ended(study))
-    numbers: dict[str, float] = {
-        f"trials_{outcome.replace(' ', '_')}": counts[outcome] for outcome in (*OUTCOMES.values(), "too large")
-    }
+    goal, counts, outcomes = goal_of(study), _count(study), (*OUTCOMES.values(), "too large")
+    numbers: dict[str, float] = {f"trials_{outcome.replace(' ', '_')}": counts[outcome] for outcome in outcomes}
     for name, trial in (("best", best_of(study)), ("current", current_of(study))):
         if trial:
-            numbers[f"{name}_validation_{goal.number}"] = trial.values[0]
+            numbers[f"{name}_val_{goal.number}"] = trial.values[0]
     return numbers | ({"pareto_front_size": len(front_of(study))} if goal.small else {})
 
 
-def tables(study: optuna.Study) -> dict[str, str]:
-    """Return the tables to keep with the study, by name, as CSV: all trials, and the Pareto front if it has one."""
-    found = {"trials": _ended(study)} | ({"pareto_front": front_of(study)} if goal_of(study).small else {})
-    return {name: _table(study, trials).to_csv(index=False) for name, trials in found.items()}
+def files_of(study: optuna.Study) -> dict[str, str]:
+    """Return what to keep with the study, by name: the best values, all trials, and the Pareto front if it has one."""
+    best = best_of(study)
+    values = [f"{path}: {json.dumps(value)}\n" for path, value in (values_of(best) if best else {}).items()]
+    tables = {"trials": _ended(study)} | ({"pareto_front": front_of(study)} if goal_of(study).small else {})
+    return {"best.yaml": "".join(values)} | {
+        f"{name}.csv": _table(study, trials).to_csv(index=False) for name, trials in tables.items()
+    }
 
 
 def show_result(study: optuna.Study, validation_images: int) -> None:
@@ -131,25 +134,15 @@ def _show_gain(goal: Goal, current: FrozenTrial, best: FrozenTrial, validation_i
     say(different.to_string(index=False, float_format="{:.4g}".format))
 
 
-def show_study(studies: Studies, name: str, *, limit: int | None = None) -> None:
-    """Print a study's trials, best first, its Pareto front if it has one, and how much each parameter mattered.
-
-    Args:
-        studies: where the study is.
-        name: of the study.
-        limit: how many trials to print at most; None prints all.
-
-    Raises:
-        UserError: there is no such study.
-    """
-    study = load_study(studies, name)
+def show_study(study: optuna.Study, limit: int | None = None) -> None:
+    """Print all or so many trials, best first, the Pareto front if there is one, and how much each parameter counts."""
     if not (ended := _ended(study)):
-        say(f"No trial of {name} has ended yet.")
+        say(f"No trial of {study.study_name} has ended yet.")
         return
     trials = [*complete_of(study), *(trial for trial in ended if trial.state is not TrialState.COMPLETE)]
     say(_text(study, _table(study, trials[:limit])))
     if hidden := len(trials[limit:]) if limit else 0:
-        say(f"... and {hidden} more: `mnist study show {name} --all`.")
+        say(f"... and {hidden} more: `mnist study show {study.study_name} --all`.")
     if goal_of(study).small and best_of(study):
         say(f"\n{_front_text(study)}")
     if importances := importances_of(study):
@@ -166,26 +159,24 @@ def show_studies(studies: Studies) -> None:
     rows: list[dict[str, Any]] = []
     for name in studies.names():
         try:
-            rows.append(_row(load_study(studies, name)))
+            study = load_study(studies, name)
         except UserError as error:
             warn(str(error))
+            continue
+        goal, best, current = goal_of(study), best_of(study), current_of(study)
+        rows.append(
+            {
+                "study": name,
+                **{key: study.user_attrs["definition"][key] for key in ("model", "objective")},
+                "done": count_done(study),
+                "failed": _count(study)["failed"],
+                "best": goal.text(best.values) if best else "-",
+                "current": goal.text(current.values) if current else "-",
+            }
+        )
     if not rows:
         raise UserError(f"There is no study in {studies.place} yet: start one with `mnist tune MODEL`.")
     say(pd.DataFrame(rows).to_string(index=False))
-
-
-def _row(study: optuna.Study) -> dict[str, Any]:
-    goal, definition = goal_of(study), study.user_attrs["definition"]
-    best, current = best_of(study), current_of(study)
-    return {
-        "study": study.study_name,
-        "model": definition["model"],
-        "objective": definition["objective"],
-        "done": count_done(study),
-        "failed": len(study.get_trials(deepcopy=False, states=(TrialState.FAIL,))),
-        "best": goal.text(best.values) if best else "-",
-        "current": goal.text(current.values) if current else "-",
-    }
 
 
 def importances_of(study: optuna.Study) -> dict[str, float]:
@@ -221,6 +212,10 @@ def _ended(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=tuple(OUTCOMES))
 
 
+def _count(study: optuna.Study) -> Counter[str]:
+    return Counter(outcome_of(trial) for trial in _ended(study))
+
+
 def _short_names(trials: Iterable[FrozenTrial]) -> dict[str, str]:
     """Return for each parameter's path as few of its last parts as tell it from the others."""
     paths = [*dict.fromkeys(path for trial in trials for path in trial.params)]
@@ -234,27 +229,25 @@ def _short_names(trials: Iterable[FrozenTrial]) -> dict[str, str]:
 
 def _table(study: optuna.Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     """Return one row per trial: number, outcome, values, epochs, seconds, parameters by short names."""
-    number, names = goal_of(study).number, _short_names(trials)
-    rows = [
-        {
+    names, rows = _short_names(trials), list[dict[str, Any]]()
+    for trial in trials:
+        result = trial.user_attrs.get(RESULT, {})
+        row = {
             "trial": trial.number,
             "outcome": outcome_of(trial),
-            number: trial.values[0] if trial.values else None,
-            "weights": trial.user_attrs.get(RESULT, {}).get("parameters"),
-            "epochs": trial.user_attrs.get(RESULT, {}).get("epochs", trial.last_step),
-            "seconds": trial.user_attrs.get(RESULT, {}).get("training_seconds"),
-            **{names[path]: value for path, value in trial.params.items()},
+            goal_of(study).number: trial.values[0] if trial.values else math.nan,
+            "weights": result.get("parameters", math.nan),
+            "epochs": result.get("epochs", trial.last_step or math.nan),
+            "seconds": result.get("training_seconds", math.nan),
         }
-        for trial in trials
-    ]
-    return pd.DataFrame(rows).astype({"weights": "Int64", "epochs": "Int64"}) if rows else pd.DataFrame()
+        rows.append(row | {names[path]: value for path, value in trial.params.items()})
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _text(study: optuna.Study, table: pd.DataFrame) -> str:
     """Return a table of trials for people."""
     goal = goal_of(study)
     formatters = {goal.number: goal.number_text, "weights": "{:,}".format}
-    table = table.astype(object).where(table.notna(), math.nan)
     return table.to_string(index=False, na_rep="-", formatters=formatters, float_format="{:.3g}".format)
 
 

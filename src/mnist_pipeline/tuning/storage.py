@@ -3,7 +3,6 @@
 Whoever writes to a study holds its session, and there is one session per study at a time.
 """
 
-import json
 import os
 import socket
 import zlib
@@ -95,7 +94,7 @@ class Journals:
         file = self.file(name)
         with held(self.folder / f".{name}.session", f"The study {name} is running", "start another with --study NAME"):
             try:
-                cut_torn_line(file)
+                _cut_torn_line(file)
                 self.open(name)
             except (UserError, ValueError) as error:
                 damaged = (file.with_suffix(f".damaged{number}") for number in count(1))
@@ -107,25 +106,21 @@ class Journals:
             yield
 
 
-def cut_torn_line(file: Path) -> None:
-    """Cut what a killed writer or a power loss left of a journal's last line, without which Optuna can go on.
+def _cut_torn_line(file: Path) -> None:
+    """Cut what a killed writer or a power loss left of a journal's last line: the beginning of a record, or zeros.
+
+    Optuna reads on without it, but would append to it.
 
     Raises:
         ValueError: the last line is nothing that Optuna could have begun.
     """
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    if not lines or _is_record(lines[-1]):
+    content = file.read_bytes() if file.exists() else b""
+    last = b"".join(content.splitlines(keepends=True)[-1:])
+    if not last or (last.startswith(b"{") and last.endswith(b"}\n")):
         return
-    if not lines[-1].startswith((b"{", b"\0")):
-        raise ValueError(lines[-1])
-    os.truncate(file, sum(map(len, lines[:-1])))
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+    if not last.startswith((b"{", b"\0")):
+        raise ValueError(last)
+    os.truncate(file, len(content) - len(last))
 
 
 @dataclass(frozen=True)

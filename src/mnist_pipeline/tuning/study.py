@@ -1,15 +1,15 @@
 """A study: creating and resuming it, asking it for trials, and telling it how they ended.
 
 One process at a time writes to a study, within its session. The study carries `id` and `definition`; trials carry
-`origin` (`current parameters` for the first), `queued` (the parameters it was queued with), `retry_of` (the trial whose
-parameters it tries again), `attempt` (from 1), `result`, and if they failed `error`, or
-`mishap` if that was `interrupted`; without either they were killed. A trial whose network is too large has the
-constraint `weights` above 0 and is PRUNED without training.
+`origin` (`current parameters` for the first), `retry_of` (the trial whose parameters it tries again), `attempt` (from
+1), `result`, and if they failed `error`, or `mishap` if that was `interrupted`. Without either they were killed; what
+was killed or interrupted is tried again. A trial whose network is too large has the constraint `weights` above 0 and is
+PRUNED without training.
 """
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -19,9 +19,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.tuning.params import Choice, FloatRange, IntRange
+from mnist_pipeline.tuning.params import Choice, FloatRange, IntRange, parameters_of
 from mnist_pipeline.tuning.plan import Plan
-from mnist_pipeline.tuning.space import current_values
 from mnist_pipeline.tuning.storage import Studies, find_studies
 
 ATTEMPTS = 3
@@ -57,22 +56,27 @@ def create_or_resume(plan: Plan) -> optuna.Study:
         UserError: the study is about something else; the message says what differs.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it remarks on few trials is no news
-    storage, definition = find_studies(plan.project, plan.storage).open(plan.study), plan.definition()
+    definition, storage = plan.definition(), find_studies(plan.project, plan.storage).open(plan.study)
+    where: dict[str, Any] = {"study_name": plan.study, "storage": storage}
     # In this order, so that a process killed between two of the steps leaves what the next one can finish.
     with suppress(KeyError):
-        study = optuna.load_study(study_name=plan.study, storage=storage)
-        if "definition" not in study.user_attrs:
-            optuna.delete_study(study_name=plan.study, storage=storage)
-    study = optuna.create_study(
-        study_name=plan.study, storage=storage, directions=plan.goal.directions, load_if_exists=True
-    )
+        if "definition" not in optuna.load_study(**where).user_attrs:
+            optuna.delete_study(**where)
+    study = optuna.create_study(**where, directions=plan.goal.directions, load_if_exists=True)
     if "definition" not in study.user_attrs:
         study.set_user_attr("id", uuid.uuid4().hex)
         study.set_user_attr("definition", definition)
-    _refuse_another(plan.study, study.user_attrs["definition"], definition)
-    if not study.get_trials(deepcopy=False):
-        first = {path: encode(value) for path, value in current_values(plan.space, plan.model).items()}
-        _queue(study, first, {"origin": CURRENT, "attempt": 1})
+    before = study.user_attrs["definition"]
+    different = [
+        f"{key} was {before.get(key, 'not there')}, is {definition.get(key, 'not there')}"
+        for key in sorted({*before, *definition})
+        if before.get(key) != definition.get(key)
+    ]
+    if different:
+        raise UserError(
+            f"The study {plan.study} is about something else: {'; '.join(different)}. Go back to that to resume it, or "
+            "start another study with --study NAME."
+        )
     study.pruner = pruner(plan)
     return study
 
@@ -87,50 +91,40 @@ def ask(study: optuna.Study, plan: Plan) -> Trial | None:
     known = study.get_trials(deepcopy=False)
     if plan.is_time_up or sum(trial.state in (*DONE, TrialState.RUNNING) for trial in known) >= plan.trials:
         return None
-    study.sampler = sampler(plan, known)
+    # A trial that was killed before it had all its parameters is as if it had never been.
+    asked = [trial for trial in known if trial.params.keys() == plan.space.keys()]
+    if not any(trial.state is TrialState.WAITING for trial in known):
+        _queue_what_comes_first(study, plan, asked)
+    study.sampler = sampler(plan, asked)
     # All parameters in every trial: conditional ones would be sampled independently of the others.
     return study.ask({path: _distribution(values) for path, values in plan.space.items()})
 
 
-def fail(study: optuna.Study, trial: Trial, error: str | None = None) -> None:
-    """End a trial that failed by an error; without one its process was killed, and its parameters are tried again."""
-    if error is not None:
-        trial.set_user_attr("error", error)
-    study.tell(trial, state=TrialState.FAIL)
-    queue_again(study)
+def _queue_what_comes_first(study: optuna.Study, plan: Plan, asked: Sequence[FrozenTrial]) -> None:
+    """Queue the current parameters if they were never asked for, or else what met with a mishap and may be tried again.
+
+    An interruption by the user is not held against the parameters.
+    """
+    if not asked:
+        known = parameters_of(plan.model)
+        first = {path: encode(known[path]) for path in plan.space}
+        study.enqueue_trial(first, user_attrs={"origin": CURRENT, "attempt": 1})
+    retried = {trial.user_attrs.get("retry_of") for trial in asked}
+    for trial in asked:
+        mishap, attributes = mishap_of(trial), trial.user_attrs
+        attempt = attributes.get("attempt", 1) + (mishap == "killed")
+        if mishap and trial.number not in retried and attempt <= ATTEMPTS:
+            origin = {"origin": CURRENT} if "origin" in attributes else {}
+            study.enqueue_trial(trial.params, user_attrs={**origin, "retry_of": trial.number, "attempt": attempt})
+            return
 
 
 def recover(study: optuna.Study, interrupted: Mapping[int, Trial] | None = None) -> None:
-    """End what is RUNNING though nobody runs it any more, and have its parameters tried again.
-
-    Args:
-        study: of this session.
-        interrupted: by number, the trials that the user has interrupted; the process of all others was killed.
-    """
+    """End what is RUNNING though nobody runs it any more: it was interrupted if it is among these, or else killed."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if interrupted and trial.number in interrupted:
             interrupted[trial.number].set_user_attr("mishap", "interrupted")
         study.tell(trial.number, state=TrialState.FAIL)
-    queue_again(study)
-
-
-def queue_again(study: optuna.Study) -> None:
-    """Queue the parameters of trials that met with a mishap, unless they are in the queue or were tried too often.
-
-    An interruption by the user is not held against the parameters.
-    """
-    trials = study.get_trials(deepcopy=False)
-    retried = {trial.user_attrs.get("retry_of") for trial in trials}
-    for trial in trials:
-        mishap = mishap_of(trial)
-        if mishap is None or trial.number in retried:
-            continue
-        attempt = trial.user_attrs.get("attempt", 1) + (mishap == "killed")
-        values = {**trial.params, **trial.user_attrs.get("queued", {})}
-        # Killed before it had any parameters, it never really began.
-        if attempt <= ATTEMPTS and values:
-            origin = {key: value for key, value in trial.user_attrs.items() if key == "origin"}
-            _queue(study, values, {**origin, "retry_of": trial.number, "attempt": attempt})
 
 
 def mishap_of(trial: FrozenTrial) -> Literal["killed", "interrupted"] | None:
@@ -140,13 +134,13 @@ def mishap_of(trial: FrozenTrial) -> Literal["killed", "interrupted"] | None:
     return trial.user_attrs.get("mishap", "killed")
 
 
-def sampler(plan: Plan, trials: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
+def sampler(plan: Plan, asked: Sequence[FrozenTrial]) -> optuna.samplers.BaseSampler:
     """Return TPE with a seed of its own for each trial.
 
     Retries do not count, so that a study that was killed and resumed asks the questions it would have asked.
     """
-    asked = sum("retry_of" not in trial.user_attrs for trial in trials)
-    seed = int(np.random.SeedSequence([plan.params.seed, asked]).generate_state(1)[0])
+    questions = sum("retry_of" not in trial.user_attrs for trial in asked)
+    seed = int(np.random.SeedSequence([plan.params.seed, questions]).generate_state(1)[0])
     # For two objectives not NSGA-II, whose first generation of 50 random trials is longer than most of our studies, and
     # each parameter by itself: Optuna reports a gain of sampling them jointly for one objective only. On a synthetic
     # trade-off of accuracy and weights, joint sampling often stayed with one choice of layers, and its front was worse.
@@ -185,11 +179,6 @@ def values_of(trial: Trial | FrozenTrial) -> dict[str, Any]:
     return values
 
 
-def _queue(study: optuna.Study, values: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    # The values twice, because Optuna keeps its own copy where no public name reaches it.
-    study.enqueue_trial(dict(values), user_attrs={**attributes, "queued": dict(values)})
-
-
 def _distribution(values: FloatRange | IntRange | Choice) -> BaseDistribution:
     match values:
         case FloatRange():
@@ -198,16 +187,3 @@ def _distribution(values: FloatRange | IntRange | Choice) -> BaseDistribution:
             return IntDistribution(values.low, values.high, log=values.log, step=values.step or 1)
         case Choice():
             return CategoricalDistribution([encode(value) for value in values.values])
-
-
-def _refuse_another(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    different = [
-        f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if different:
-        raise UserError(
-            f"The study {name} is about something else: {'; '.join(different)}. Go back to that to resume it, or start "
-            "another study with --study NAME."
-        )

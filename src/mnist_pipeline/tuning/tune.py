@@ -1,56 +1,73 @@
-"""`mnist tune`: one session of a study, from the checks to the result."""
+"""`mnist tune`: one session of a study, from the checks to the result.
 
-from collections.abc import Generator, Iterator
+One process asks the study for trials, has workers train them, stops the bad ones, and tells the study and MLflow.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
 
 import optuna
+from optuna.trial import Trial, TrialState
 
 from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.store import open_store
-from mnist_pipeline.tracking.studies import StudyRun, study_run
+from mnist_pipeline.tracking.studies import StudyRun, TrialRun, study_run
 from mnist_pipeline.training.data import TrainingData
-from mnist_pipeline.tuning.cluster import ON_THIS_MACHINE, Resources, ray_workers
-from mnist_pipeline.tuning.driver import Driver
-from mnist_pipeline.tuning.plan import Plan
-from mnist_pipeline.tuning.results import best_of, show_result, summary_numbers, tables, trial_ends
+from mnist_pipeline.training.history import Epoch
+from mnist_pipeline.tuning import results
+from mnist_pipeline.tuning.cluster import Hire, Resources, WorkerLostError, answer, ray_workers, warn_of_waiting
+from mnist_pipeline.tuning.plan import EPOCHS, Plan, amount
 from mnist_pipeline.tuning.storage import find_studies
-from mnist_pipeline.tuning.study import count_done, create_or_resume, load_study, recover, values_of
-from mnist_pipeline.tuning.worker import Terms, Worker, code_here
+from mnist_pipeline.tuning.study import ask, count_done, create_or_resume, load_study, recover, values_of
+from mnist_pipeline.tuning.worker import Result, Worker
+
+FAILURES = 3
+"""So many trials that fail one after the other are no accident: the study stops with the last one's error."""
+DEATHS = 10
+"""With so many workers killed since a trial ended well, the study stops; in large studies thrice their workers, because
+a node that is lost takes many along."""
+TRIALS_PER_PROCESS = 20
+"""TensorFlow's memory grows with each training by 25 MB and four times the weights, whatever one clears: after so many
+trials, a fresh process goes on."""
+SILENCE = 30
+"""Seconds without a worker after which it is said what is waited for."""
 
 
-def tune(plan: Plan, resources: Resources = ON_THIS_MACHINE, worker: type = Worker) -> None:
+def tune(plan: Plan, resources: Resources | None = None, worker: type = Worker) -> None:
     """Run the study until it has the trials asked for; an interrupted or killed one goes on where it stopped.
 
     Args:
         plan: what the study is about.
-        resources: what it may use.
+        resources: what it may use; by default one trial at a time, with all cores.
         worker: class of the workers; benchmarks and tests have others, which do not train.
 
     Raises:
         UserError: the study is running elsewhere or is about something else, the data are missing, or trials fail.
     """
-    data = TrainingData.load(plan.project)
+    data, resources = TrainingData.load(plan.project), resources or Resources()
     with find_studies(plan.project, plan.storage).session(plan.study):
         study = create_or_resume(plan)
         recover(study)
         try:
             with _recorded(plan.project, study) as record:
-                record.reconcile(trial_ends(study))
+                record.reconcile(results.trial_ends(study))
                 if missing := max(plan.trials - count_done(study), 0):
                     allotted = replace(resources, workers=min(resources.workers, missing))
-                    terms = partial(_terms, plan, allotted, data.digest())
-                    with ray_workers(allotted, worker, terms, data) as workers:
-                        _log_session(plan, study, record, workers.count)
-                        Driver(plan, study, record, workers).run()
+                    with ray_workers(allotted, worker, plan, data) as hire:
+                        Driver(plan, study, record, allotted.workers, hire).run()
         except KeyboardInterrupt:
             warn(f"{_state(plan, study)}; the same command goes on from here.")
             raise
     say(_state(plan, study))
-    show_result(study, len(data.validation))
+    results.show_result(study, len(data.validation))
 
 
 def sync_studies(project: Project) -> Iterator[str]:
@@ -60,41 +77,13 @@ def sync_studies(project: Project) -> Iterator[str]:
         try:
             with studies.session(name):
                 study = load_study(studies, name)
-                record, ends = StudyRun.find(client, study.user_attrs["id"]), trial_ends(study)
+                record, ends = StudyRun.find(client, study.user_attrs["id"]), results.trial_ends(study)
                 if missing := record.untold(ends) if record else ends:
                     with _recorded(project, study) as record:
                         record.reconcile(ends)
-                    yield f"study {name}: {len(missing)} trials had no run; restored from the study"
+                    yield f"study {name}: {amount(len(missing), 'trial')} had no run; restored from the study"
         except UserError as error:
             warn(str(error))
-
-
-def _log_session(plan: Plan, study: optuna.Study, record: StudyRun, workers: int) -> None:
-    """Print what this session is going to do, and log it."""
-    epochs = plan.model.training.epochs
-    length = f"{epochs} epoch{'' if epochs == 1 else 's'} each at most"
-    timeout = f", {plan.timeout} at most" if plan.timeout else ""
-    tags = {
-        "sampler": "TPE, each parameter by itself" if plan.goal.small else "TPE, multivariate",
-        "pruner": plan.pruner,
-        "objective": plan.objective,
-        "budget": f"{plan.trials} trials, {length}{timeout}, {workers} at once",
-    }
-    record.log_session(plan.project, plan.params, plan.name, tags)
-    say(f"{_state(plan, study)}, {length}, {workers} at once.")
-
-
-def _terms(plan: Plan, resources: Resources, data_md5: str, gpus: float) -> Terms:
-    return Terms(
-        model=plan.model,
-        seed=plan.params.seed,
-        device=plan.params.device,
-        max_weights=plan.max_parameters,
-        threads=resources.cpus_per_trial,
-        gpu_share=gpus,
-        data_md5=data_md5,
-        code=code_here(),
-    )
 
 
 @contextmanager
@@ -105,12 +94,208 @@ def _recorded(project: Project, study: optuna.Study) -> Generator[StudyRun]:
         try:
             yield record
         finally:
-            best = best_of(study)
-            record.log_result(summary_numbers(study), values_of(best) if best else {}, tables(study))
-        from mnist_pipeline.tuning.figures import draw, page  # importing what draws takes seconds
+            record.log_result(results.summary_numbers(study), results.files_of(study))
+        from mnist_pipeline.tuning.figures import draw  # importing what draws takes seconds
 
-        record.log_figures(draw(study), page(study))
+        record.log_result({}, draw(study))
+
+
+def _log_session(plan: Plan, study: optuna.Study, record: StudyRun, workers: int) -> None:
+    """Print what this session is going to do, and log it."""
+    length = f"{amount(plan.model.training.epochs, 'epoch')} each at most"
+    timeout = f", {plan.timeout} at most" if plan.timeout else ""
+    tags = {
+        "sampler": "TPE, each parameter by itself" if plan.goal.small else "TPE, multivariate",
+        "pruner": plan.pruner,
+        "objective": plan.objective,
+        "budget": f"{amount(plan.trials, 'trial')}, {length}{timeout}, {workers} at once",
+    }
+    record.log_session(plan.project, plan.params, plan.name, tags)
+    say(f"{_state(plan, study)}, {length}, {workers} at once.")
 
 
 def _state(plan: Plan, study: optuna.Study) -> str:
-    return f"Study {plan.study} of {plan.name}: {count_done(study)} of {plan.trials} trials done"
+    return f"Study {plan.study} of {plan.name}: {count_done(study)} of {amount(plan.trials, 'trial')} done"
+
+
+@dataclass
+class Driver:
+    """A session of a study, while its trials run. All of it happens in one thread, so that there is one writer."""
+
+    plan: Plan
+    study: optuna.Study
+    record: StudyRun
+    workers: int
+    """Trials at once."""
+    hire: Hire
+    _running: dict[int, tuple[Trial, TrialRun]] = field(default_factory=dict[int, tuple[Trial, TrialRun]])
+    _free: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a trial has failed, so that another one may start."""
+    _failures: int = 0
+    """Trials that failed since one ended well."""
+    _deaths: int = 0
+    """Workers that were lost since a trial ended well."""
+    _since: float = field(default_factory=time.monotonic)
+    _before: int = 0
+    """Trials that were done when this session began."""
+
+    def run(self) -> None:
+        """Run trials until the study has all that were asked for or the time is up; leave none RUNNING.
+
+        Raises:
+            Exception: of the last of three trials that failed one after the other.
+            UserError: a worker cannot work here, or too many were lost.
+        """
+        self._before = count_done(self.study)
+        try:
+            self._run_loop()
+        except BaseException:
+            # It can come anywhere, such as between the words to the study and those to MLflow.
+            recover(self.study, {number: trial for number, (trial, _) in self._running.items()})
+            for number in [*self._running]:
+                self._close(number)
+            self.record.reconcile(results.trial_ends(self.study))
+            raise
+
+    def _run_loop(self) -> None:
+        """Work until all is done; SIGTERM and Ctrl+C are noticed between two steps, never amid a transaction."""
+        on_terminate = signal.getsignal(signal.SIGTERM)
+        try:
+            asyncio.run(self._work_together())
+        except asyncio.CancelledError as error:
+            raise KeyboardInterrupt from error
+        finally:
+            signal.signal(signal.SIGTERM, on_terminate)
+
+    async def _work_together(self) -> None:
+        """Have all workers work until one of them finds that all is done, or cannot go on."""
+        if task := asyncio.current_task():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
+        try:
+            await asyncio.sleep(0)  # the workers get ready meanwhile
+            _log_session(self.plan, self.study, self.record, self.workers)
+            ended = set[asyncio.Task[None]]()
+            while not ended:
+                was_training = bool(self._running)
+                ended, _ = await asyncio.wait(tasks, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+                if not (ended or was_training or self._running):
+                    warn_of_waiting(self.workers)
+            for task in ended:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _work(self) -> None:
+        """Have a worker, or others in its place, train one trial after the other until no more are wanted."""
+        while self._running or (not self.plan.is_time_up and count_done(self.study) < self.plan.trials):
+            try:
+                with self.hire() as worker:
+                    await self._train_trials(worker)
+            except WorkerLostError as error:
+                self._deaths += 1
+                if self._deaths >= max(DEATHS, 3 * self.workers):
+                    raise UserError(
+                        f"{self._deaths} workers were killed, most likely for want of memory: run it again with fewer "
+                        f"--workers, or narrow the search space. The last one: {error}"
+                    ) from error
+
+    async def _train_trials(self, worker: Any) -> None:
+        """Have a worker train as many trials as one process should, if so many are wanted."""
+        tags = await answer(worker.prepare.remote())
+        if isinstance(tags, Exception):
+            raise tags
+        for _ in range(TRIALS_PER_PROCESS):
+            while (trial := ask(self.study, self.plan)) is None:
+                if not self._running:
+                    return
+                self._free.clear()
+                await self._free.wait()
+            await self._train(worker, trial, tags)
+
+    async def _train(self, worker: Any, trial: Trial, tags: Mapping[str, str]) -> None:
+        """Have a worker train a trial; tell Optuna and MLflow what comes of it."""
+        values, stopped = values_of(trial), False
+        reference = worker.start.remote(values)
+        run = self.record.start_trial(trial.number, values, tags)
+        self._running[trial.number] = trial, run
+        try:
+            while isinstance(found := await answer(reference), Epoch):
+                stopped = self._report(trial, found)
+                reference = worker.go_on.remote(stopped)
+                run.log_epoch(found)  # only now, because the worker need not wait for it
+        except WorkerLostError as error:
+            self._end(trial, error)
+            raise
+        self._end(trial, found, stopped=stopped)
+
+    def _report(self, trial: Trial, epoch: Epoch) -> bool:
+        """Tell Optuna of an epoch; return whether the trial is to stop."""
+        if self.plan.goal.small:  # Optuna prunes by one value only
+            return False
+        trial.report(self.plan.goal.measure(epoch), epoch.epoch)
+        # In the last epoch there is nothing left to save.
+        is_last = epoch.epoch >= values_of(trial).get(EPOCHS, self.plan.model.training.epochs)
+        return not is_last and trial.should_prune()
+
+    def _end(self, trial: Trial, end: Result | Exception, *, stopped: bool = False) -> None:
+        """Write down how a trial ended: in the study first, which decides."""
+        if isinstance(end, Result):
+            self._failures = self._deaths = 0
+            self._tell(trial, end, stopped)
+        else:
+            if not isinstance(end, WorkerLostError):
+                self._failures += 1
+                trial.set_user_attr("error", f"{type(end).__name__}: {end}")
+            self.study.tell(trial, state=TrialState.FAIL)
+        self._close(trial.number)
+        say(self._line(trial.number))
+        if isinstance(end, Exception):
+            self._free.set()
+            if self._failures == FAILURES:
+                raise end
+
+    def _tell(self, trial: Trial, result: Result, stopped: bool) -> None:
+        trial.set_user_attr(results.RESULT, result.metrics)
+        if self.plan.max_parameters is not None:
+            trial.set_constraint("weights", result.weights - self.plan.max_parameters)
+        if result.best is None or stopped:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            weights = [float(result.weights)] if self.plan.goal.small else []
+            self.study.tell(trial, [self.plan.goal.measure(result.best), *weights])
+
+    def _close(self, number: int) -> None:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        _, run = self._running.pop(number)
+        run.end(results.trial_end(self.study, trial))
+
+    def _line(self, number: int) -> str:
+        """Return one line on a trial that has ended, for a terminal and a log file alike.
+
+        It says how the trial ended, what is best so far, how many are done and how long the rest will take, as far as
+        one can tell from this session.
+        """
+        study, goal, done, width = self.study, self.plan.goal, count_done(self.study), len(str(self.plan.trials))
+        trial, best = study.get_trials(deepcopy=False)[number], results.best_of(study)
+        value = goal.text(trial.values) if trial.values else ""  # so far, if it was pruned
+        aligned = f"{value:>{len('98.12%, 12,345,678 weights' if goal.small else '100.00%')}}"
+        front = f"front of {len(results.front_of(study))}, " if goal.small else ""
+        found = f"best {goal.number_text(best.values[0])} (trial {best.number})" if best else "none is complete yet"
+        error = f"  ({trial.user_attrs['error']})" if "error" in trial.user_attrs else ""
+        return (
+            f"trial {number:>{width}}  {results.outcome_of(trial):<9}  {aligned}  {front if best else ''}{found}  "
+            f"{done:>{width}}/{self.plan.trials} done{results.count_others(study)}{self._left(done)}{error}"
+        )
+
+    def _left(self, done: int) -> str:
+        """Estimate the time left as h:mm:ss; the timeout may come first."""
+        if not self._before < done < self.plan.trials:
+            return ""
+        now, left = time.monotonic(), self.plan.trials - done
+        seconds, until_timeout = left * (now - self._since) / (done - self._before), max(self.plan.until - now, 0)
+        if seconds <= until_timeout:
+            return f", {timedelta(seconds=round(seconds))} left"
+        return f", time is up in {timedelta(seconds=round(until_timeout))}"

@@ -1,0 +1,184 @@
+"""How a model's accuracy falls as pictures get worse: eight corruptions of validation images, five strengths of each.
+
+Corruptions and their grading follow Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common
+Corruptions and Perturbations", with strengths for 28x28 pixels. Nothing is chosen by what comes out.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_pipeline.core.files import require
+from mnist_pipeline.core.records import reading
+from mnist_pipeline.data.dataset import Subset
+from mnist_pipeline.data.params import IMAGE_SIDE
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+IMAGES = 1_000
+"""Validation images that are corrupted, at most."""
+STRENGTHS = range(1, 6)
+"""From hardly visible to hard for people, too."""
+
+MARGIN = 0.02
+"""Difference of two mean accuracies that is no chance: each is of 5,000 images, with a standard error below 0.007."""
+
+Image = NDArray[np.float32]
+Corruption = Callable[[Image, int, np.random.Generator], Image]
+"""Makes an image, float32 (28, 28) on the scale of 0 to 255, worse by a strength."""
+
+
+def _shift(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """By 1 to 5 pixels."""
+    angle = random.uniform(0, 2 * math.pi)
+    return _moved(image, np.eye(2), strength * np.array([math.sin(angle), math.cos(angle)]))
+
+
+def _rotation(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """By 10 to 50 degrees, to either side."""
+    angle = math.radians(10 * strength) * random.choice((-1, 1))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return _moved(image, np.array([[cosine, sine], [-sine, cosine]]), np.zeros(2))
+
+
+def _zoom(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """By a factor of 1.1 to 1.5, up or down."""
+    return _moved(image, np.eye(2) * (1 + 0.1 * strength) ** random.choice((-1, 1)), np.zeros(2))
+
+
+def _noise(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """With a standard deviation of 25 to 125 grey levels."""
+    return image + random.normal(0, 25 * strength, image.shape).astype(np.float32)
+
+
+def _blur(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """By a Gaussian with a standard deviation of 0.5 to 2.5 pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    del random
+    blurred: Any = gaussian_filter(image, 0.5 * strength)
+    return blurred
+
+
+def _contrast(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """With 0.83 to 0.15 of the distance to the mean that is left."""
+    del random
+    return image.mean() + (image - image.mean()) * np.float32(1 - 0.17 * strength)
+
+
+def _occlusion(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """By a blank square of 4 to 12 pixels a side, somewhere on the digit's box of 20x20."""
+    side = 2 + 2 * strength
+    top, left = random.integers(4, 24 - side, 2, endpoint=True)
+    covered = image.copy()
+    covered[top : top + side, left : left + side] = 0
+    return covered
+
+
+def _uneven_light(image: Image, strength: int, random: np.random.Generator) -> Image:
+    """By 40 to 200 grey levels more at one edge than at the other."""
+    angle = random.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[-1 : 1 : IMAGE_SIDE * 1j, -1 : 1 : IMAGE_SIDE * 1j]
+    plane = (math.sin(angle) * y + math.cos(angle) * x + math.sqrt(2)) / math.sqrt(8)
+    return image + (40 * strength * plane).astype(np.float32)
+
+
+CORRUPTIONS: Mapping[str, Corruption] = {
+    "shift": _shift,
+    "rotation": _rotation,
+    "zoom": _zoom,
+    "noise": _noise,
+    "blur": _blur,
+    "contrast": _contrast,
+    "occlusion": _occlusion,
+    "uneven_light": _uneven_light,
+}
+
+
+def corrupt(images: NDArray[np.uint8], name: str, strength: int) -> NDArray[np.uint8]:
+    """Return worse images, uint8 (n, 28, 28); the same ones in every call.
+
+    Args:
+        images: uint8 (n, 28, 28).
+        name: one of `CORRUPTIONS`.
+        strength: 1 to 5.
+    """
+    random = np.random.default_rng([*CORRUPTIONS].index(name))  # the same directions and places for each strength
+    worse = [CORRUPTIONS[name](image, strength, random) for image in images.astype(np.float32)]
+    return np.rint(np.clip(worse, 0, 255)).astype(np.uint8)
+
+
+def robustness_table(
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.float32]], validation: Subset, images: int = IMAGES
+) -> "DataFrame":
+    """Measure a model on corrupted validation images.
+
+    Args:
+        predict: returns the model's probabilities, float32 (n, 10), for raw pixels, uint8 (n, 28, 28).
+        validation: of which up to `images` are taken, evenly.
+        images: how many.
+
+    Returns:
+        A row per strength, from 0 for the images as they are: `strength`, the accuracy under each corruption by its
+        name, and `mean`, that of the eight; all in [0, 1].
+    """
+    import pandas as pd
+
+    chosen = np.linspace(0, len(validation) - 1, min(images, len(validation))).astype(int)
+    pixels, labels = validation.images[chosen], validation.labels[chosen]
+
+    cells = [(name, strength) for strength in STRENGTHS for name in CORRUPTIONS]
+    # In one call, because each costs as much as some hundred images.
+    probabilities = predict(np.concatenate([pixels, *(corrupt(pixels, *cell) for cell in cells)]))
+    correct = probabilities.argmax(axis=1).reshape(-1, len(labels)) == labels
+    plain, *accuracies = correct.mean(axis=1)
+    values = np.array([*[plain] * len(CORRUPTIONS), *accuracies]).reshape(-1, len(CORRUPTIONS))
+    table = pd.DataFrame(values, columns=pd.Index([*CORRUPTIONS]))
+    table.insert(0, "strength", range(len(table)))
+    return table.assign(mean=table[[*CORRUPTIONS]].mean(axis=1)).round(4)
+
+
+def read_robustness(path: Path) -> "DataFrame":
+    """Read the table that `evaluate` wrote as `robustness.csv`.
+
+    Raises:
+        UserError: it is missing, or holds something else.
+    """
+    import pandas as pd
+
+    with reading(require(path, "mnist evaluate"), "delete it and run `dvc repro`"):
+        table = pd.read_csv(path)
+        return table[["strength", *CORRUPTIONS, "mean"]]
+
+
+def accuracies(table: "DataFrame") -> dict[str, float]:
+    """Return the mean accuracy under each corruption, over its strengths, in [0, 1]."""
+    means = table.query("strength > 0")[[*CORRUPTIONS]].mean().round(4)
+    return {name: float(means[name]) for name in CORRUPTIONS}
+
+
+def less_robust(candidate: Mapping[str, float], champion: Mapping[str, float]) -> str:
+    """Say under which corruptions a model is worse than another by more than `MARGIN`; empty if under none.
+
+    Args:
+        candidate: what `accuracies` returned for it.
+        champion: the same of the other.
+    """
+    worse = [name for name in candidate.keys() & champion.keys() if candidate[name] < champion[name] - MARGIN]
+    told = (f"{name.replace('_', ' ')} ({candidate[name]:.1%} against {champion[name]:.1%})" for name in sorted(worse))
+    return f"; less robust to {', '.join(told)}" if worse else ""
+
+
+def _moved(image: Image, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Image:
+    """Return the image whose pixel p shows what lay at `matrix` (p - centre - shift) + centre; paper is 0."""
+    from scipy.ndimage import affine_transform
+
+    centre = np.full(2, (IMAGE_SIDE - 1) / 2)
+    offset: Any = centre - matrix @ (centre + shift)
+    moved: Any = affine_transform(image, matrix, offset, order=1)
+    return moved
