@@ -44,6 +44,10 @@ Storage = Annotated[
     typer.Option(envvar="MNIST_STUDIES", help="PostgreSQL database that keeps the studies; mlruns/optuna by default."),
 ]
 ModelName = Annotated[str, typer.Argument(help="A name under `models` in params.yaml.")]
+PagePort = Annotated[
+    int | None, typer.Option(min=1, max=65_535, help="Port on this machine; the next free one by default.")
+]
+Browser = Annotated[bool, typer.Option("--open/--no-open", help="Open the browser, where there is a desktop.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of params.yaml's; the model is then NAME_seedN.")]
 
 
@@ -295,15 +299,7 @@ def show_study(
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
-def ui(
-    port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65_535, help="Port on this machine; the next free one from 5000 by default."),
-    ] = None,
-    browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the browser, where there is a desktop.")
-    ] = True,
-) -> None:
+def ui(port: PagePort = None, browser: Browser = True) -> None:
     """Browse runs and models in MLflow's web page, until Ctrl+C."""
     from mnist_pipeline.tracking.ui import serve
 
@@ -412,15 +408,7 @@ def serve(
 
 
 @app.command(rich_help_panel=MODELS)
-def demo(
-    port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65_535, help="Port on this machine; the next free one from 8000 by default."),
-    ] = None,
-    browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open the browser, where there is a desktop.")
-    ] = True,
-) -> None:
+def demo(port: PagePort = None, browser: Browser = True) -> None:
     """Draw digits in the browser, and see what a registered version reads, what it sees and where it looks."""
     with quiet_native_logs():
         from mnist_pipeline.registry.catalogue import offers

@@ -57,6 +57,7 @@ def test_the_page_offers_the_champion_first_and_reads_what_it_is_sent(project: P
             requests.post(f"{page}/read", picture, params={"version": "1"}, timeout=60)
             for picture in (png(Image.fromarray(draw(7)[0])), png(Image.new("L", (280, 280))))
         ]
+        unknown = requests.post(f"{page}/read", png(Image.new("L", (9, 9))), params={"version": "9"}, timeout=60)
         examples = requests.get(f"{page}/examples", {"version": "1"}, timeout=30).json()
         example = requests.get(f"{page}/examples/0", timeout=30).content
     found = answers[0].json()
@@ -65,6 +66,7 @@ def test_the_page_offers_the_champion_first_and_reads_what_it_is_sent(project: P
     assert np.max(found["pixels"]) == 255
     assert answers[1].status_code == 422
     assert answers[1].json()["detail"] == "The picture shows nothing but paper: give a picture of one digit."
+    assert (unknown.status_code, unknown.json()["detail"]) == (422, "There is no version 9: choose one of 1, 2.")
     assert examples == []  # nobody has evaluated it
     assert Image.open(io.BytesIO(example)).size == (28, 28)
 

@@ -96,7 +96,7 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
 
     @cache
     def model_of(version: str) -> "keras.Model":
-        return offers[version].load()
+        return _find(offers, version).load()
 
     model_of(next(iter(offers)))  # what is wrong with it is to be said before the page opens
 
@@ -110,7 +110,7 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
 
     @app.get("/examples")
     def examples(version: str) -> list[int]:
-        return hardest(project, offers[version].model)
+        return hardest(project, _find(offers, version).model)
 
     @app.get("/examples/{index}")
     def example(index: int) -> Response:
@@ -127,6 +127,12 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
         return JSONResponse({"detail": str(error)}, 422)
 
     return app
+
+
+def _find(offers: Mapping[str, Offer], version: str) -> Offer:
+    if version not in offers:
+        raise UserError(f"There is no version {version}: choose one of {', '.join(offers)}.")
+    return offers[version]
 
 
 def read_with(model: "keras.Model", picture: bytes) -> Reading:
