@@ -17,9 +17,10 @@ STARTED := $(shell date +%s)
 RUN := .venv/.run-installed
 DEV := .venv/.dev-installed
 GPU := .venv/.gpu-installed
+S3 := .venv/s3
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check docs-check screenshots format ui gpu baselines lock clean scm
+.PHONY: help install run test faults check docs-check screenshots format ui gpu baselines lock clean scm
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +33,9 @@ run: scm ## Run the whole pipeline, then show the trained models and what to typ
 
 test: $(DEV) scm ## Run the test suite; ARGS="-k data" is handed to pytest
 	@$(ACTIVE) python -m pytest $(ARGS)
+
+faults: $(DEV) $(S3) ## Hurt each part in every way; write docs/failure-matrix.md (an hour); ARGS=study plays a part
+	@$(ACTIVE); PYTHONPATH=tests MNIST_FAULTS_S3=$(CURDIR)/$(S3)/bin/python python tests/faults/run.py "$(ARGS)"
 
 check: $(DEV) ## Check lint, format, types, import contracts and the installed packages
 	@$(ACTIVE) ruff check $(CODE)
@@ -110,6 +114,13 @@ $(GPU): requirements-gpu.lock $(RUN)
 	@$(call install,requirements-gpu.lock)
 	@mv $(RUN).away $(RUN)
 	@touch $@
+
+# An environment beside the one of the project, which it sees: DVC's S3 wants an older dateutil.
+$(S3): | $(DEV)
+	@.venv/bin/python -m venv $@.new
+	@.venv/bin/python -c 'import site; print(*site.getsitepackages())' > $$(echo $@.new/lib/python*/site-packages)/project.pth
+	@$@.new/bin/python -m pip install -qq 'dvc-s3>=3.3,<4' 'moto[server]>=5.2,<6' 2>&1
+	@mv $@.new $@
 
 tell_how_long = ended=$$(date +%s) && \
   in_words() { [ $$1 -lt 60 ] || printf '%d min ' $$(($$1 / 60)); printf '%d s' $$(($$1 % 60)); } && \

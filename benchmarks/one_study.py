@@ -24,10 +24,10 @@ from mnist_pipeline.core.console import console, quiet_native_logs
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.dataset import Subset, load_train, load_validation, save_subset, train_file, validation_file
-from mnist_pipeline.data.params import CLASSES, IMAGE_SIDE
 from mnist_pipeline.training.params import ModelParams, load_params
 from mnist_pipeline.tuning.params import Choice, FloatRange, apply, space_of
 
+IMAGE_SIDE, CLASSES = 28, 10
 EXAMPLE, OURS = "Optuna's example", "mnist tune"
 TRIALS = 200
 """More than there is time for."""

@@ -21,6 +21,7 @@ from mnist_pipeline.core.console import console, quiet_native_logs
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.dataset import load_test
 from mnist_pipeline.data.idx import read_part
+from mnist_pipeline.data.params import load_data
 from mnist_pipeline.training.checkpoint import Checkpoint, State
 from mnist_pipeline.training.params import ModelParams
 
@@ -41,6 +42,8 @@ class TrainingJob(Job):
     """Passes over the training images."""
     device: str
     """`device` of params.yaml."""
+    precision: str
+    """`precision` of params.yaml."""
     model: dict[str, Any]
     """Parameters of our model; empty for a copied recipe."""
 
@@ -103,18 +106,18 @@ def train_ours(job: TrainingJob, project: Project) -> Trained:
 
     params = ModelParams.model_validate(job.model)
     data = TrainingData.load(project)
-    device: Any = job.device
+    wanted: Any = job.device, job.precision
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         clock = Clock()
         checkpoint = RecordingCheckpoint(Path(folder) / "checkpoint.npz", key="", clock=clock)
-        result = train(params, data, seed=job.seed, device=choose_device(device), checkpoint=checkpoint)
+        result = train(params, data, seed=job.seed, device=choose_device(*wanted), checkpoint=checkpoint)
         seconds, peak = clock.elapsed(), _peak_memory()
 
     def test() -> tuple[Any, Any]:
         subset = load_test(project.split)
         return subset.images, subset.labels
 
-    return Trained(result.model, clock, seconds, peak, result.best.validation_accuracy, test)
+    return Trained(result.model, clock, seconds, peak, result.best.val_accuracy, test)
 
 
 def train_example(job: TrainingJob, project: Project) -> Trained:
@@ -124,7 +127,7 @@ def train_example(job: TrainingJob, project: Project) -> Trained:
     from recipes import RECIPES
 
     recipe = RECIPES[job.contestant]
-    images, labels = read_part(project.raw, "train")
+    images, labels = read_part(project.raw, "train", load_data(project))
     x_train, y_train = recipe.inputs(images), recipe.targets(labels)
     keras.utils.set_random_seed(job.seed)
     clock = Clock()
@@ -140,7 +143,7 @@ def train_example(job: TrainingJob, project: Project) -> Trained:
     ).history
 
     def test() -> tuple[Any, Any]:
-        test_images, test_labels = read_part(project.raw, "t10k")
+        test_images, test_labels = read_part(project.raw, "t10k", load_data(project))
         return recipe.inputs(test_images), test_labels
 
     # The end of the last epoch and not that of `fit`: tf.data's tuning thread can keep it waiting, idly, for seconds.

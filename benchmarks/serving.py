@@ -203,7 +203,7 @@ def check_test(project: Project, ours: Contestant, best: Best) -> str:
         served = json.load(connection.getresponse())["model_md5"]
         for start in range(0, len(test), 250):
             answer = ask(connection, ours, body(ours, test.images[start : start + 250]))
-            digits += [reading["digit"] for reading in json.loads(answer or b"{}")["readings"]]
+            digits += [reading["label"] for reading in json.loads(answer or b"{}")["readings"]]
     evaluated: Any = pd.read_parquet(project.predictions(best.model))["predicted"].to_numpy()
     reported = json.loads(project.test_report(best.model).read_text(encoding="utf-8"))["accuracy"]
     others = (digits != evaluated).sum()

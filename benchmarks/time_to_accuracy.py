@@ -89,17 +89,18 @@ def plan(names: Sequence[str], seeds: int, epochs: int | None) -> list[TrainingJ
 
 def job_of(project: Project, params: Params, name: str, epochs: int | None) -> TrainingJob:
     """Return the first training of a contestant."""
+    device = params.device, params.precision
     if name in EXAMPLES:
         # Not our code: the copied recipes need not be measured again because our trainer has changed.
         terms = {"recipe": name, "epochs": epochs or EXAMPLES[name], "code": file_digest(HERE / "recipes.py")}
         content = json.dumps([terms, digests(project.raw, "*-ubyte"), machine()])
         key = hashlib.sha256(content.encode()).hexdigest()
-        return TrainingJob(name, 0, key[:16], str(project.root), epochs or EXAMPLES[name], params.device, {})
+        return TrainingJob(name, 0, key[:16], str(project.root), epochs or EXAMPLES[name], *device, {})
     model = our_model(params, name, epochs)
     data = {**digests(project.split, "*.npz"), "normalization": file_digest(project.normalization)}
-    terms = {"model": model.model_dump_json(), "device": params.device, "machine": machine(), **data}
+    terms = {"model": model.model_dump_json(), "device": " ".join(device), "machine": machine(), **data}
     key, length = training_key(terms)[:16], model.training.epochs
-    return TrainingJob(name, 0, key, str(project.root), length, params.device, model.model_dump(mode="json"))
+    return TrainingJob(name, 0, key, str(project.root), length, *device, model.model_dump(mode="json"))
 
 
 def our_model(params: Params, name: str, epochs: int | None) -> ModelParams:

@@ -62,7 +62,7 @@ def main(
         from mnist_pipeline.training.data import TrainingData
         from mnist_pipeline.training.devices import choose_device
 
-    data, device = TrainingData.load(project), choose_device(params.device)
+    data, device = TrainingData.load(project), choose_device(params.device, params.precision)
     turns, result = take_turns(short, data, params.seed, device)
     tracking = measure_tracking(project, params, ModelId(model), data, result)
     report(model, turns, tracking, whole.training.epochs, results)
@@ -83,7 +83,7 @@ def take_turns(
             # `train` calls this last of all, so that from the end of one call to the next is all that an epoch costs.
             nonlocal started
             turns.trainer.append(time.perf_counter() - started)
-            turns.trainer_loss.append(epoch.loss)
+            turns.trainer_loss.append(epoch.train_loss)
             bare_epoch(turns)
             say(f"epoch {epoch.epoch}: trainer {turns.trainer[-1]:.2f} s, bare loop {turns.bare[-1]:.2f} s")
             started = time.perf_counter()
@@ -105,10 +105,10 @@ def bare_loop(params: ModelParams, data: "TrainingData", seed: int, device: "Dev
     steps = steps_per_epoch(params.training, len(data.train))
     keras.utils.set_random_seed(seed)
     network = prepare(
-        build_model(params.architecture, params.normalization, data.statistics),
-        params, seed=seed, steps=steps, xla=device.xla,
+        build_model(params.architecture, params.normalization, data.statistics, data.about),
+        params, seed=seed, steps=steps, device=device,
     )  # fmt: skip
-    feed = iter(training_batches(data.train, params.training, seed))
+    feed = iter(training_batches(data.train, len(data.about.classes), params.training, seed))
 
     @tf.function(jit_compile=device.xla)
     def step(pixels: Any, targets: Any) -> Any:
@@ -117,7 +117,7 @@ def bare_loop(params: ModelParams, data: "TrainingData", seed: int, device: "Dev
             logits = network(images, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
         gradients = tape.gradient(loss, network.trainable_variables)
-        network.optimizer.apply(gradients, network.trainable_variables)
+        network.update(gradients)
         return loss
 
     @tf.function
@@ -151,7 +151,7 @@ def measure_tracking(
     from mnist_pipeline.training.devices import choose_device
     from mnist_pipeline.training.history import write_history
 
-    ours, device = params.model(model.entry), choose_device(params.device)
+    ours, device = params.model(model.entry), choose_device(params.device, params.precision)
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         copy = throw_away(project, Path(folder))
         open_store(copy)
@@ -162,7 +162,8 @@ def measure_tracking(
         started = time.perf_counter()
         with training_run(copy, params, model, tags=device.tags()) as run:
             if not ours.augmentation.is_off:
-                run.log_figure(contact_sheet(str(model), ours, data.train, seed=params.seed), "augmentation.png")
+                sheet = contact_sheet(str(model), ours, data.about, data.train, seed=params.seed)
+                run.log_figure(sheet, "augmentation.png")
             for number in range(1, ours.training.epochs + 1):
                 run.log_epochs(replace(result.history[0], epoch=number))
             run.log_result(summary, result.seconds)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mnist_pipeline.data.download import FILES
+from mnist_pipeline.data.idx import RAW_FILES
 from small_project import ROOT
 
 
@@ -21,7 +21,7 @@ class Clone:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(root / "src"),  # the clone's code, not the one that is installed
         }
-        if all((ROOT / "data" / "raw" / file.name).exists() for file in FILES):
+        if all((ROOT / "data" / "raw" / name).exists() for name in RAW_FILES):
             self.environment["MNIST_MIRROR"] = str(ROOT / "data" / "raw")
 
     def run(self, *command: str) -> str:
@@ -31,9 +31,9 @@ class Clone:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def repro(self) -> set[str]:
+    def repro(self, *targets: str) -> set[str]:
         """Run `dvc repro` and return the stages that it executed."""
-        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro")))
+        return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", *targets)))
 
     def commit(self, message: str) -> None:
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", message)

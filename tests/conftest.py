@@ -1,7 +1,10 @@
 """Fixtures of several test modules."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -17,8 +20,19 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the developer's settings out of the tests, and the tests out of the developer's store."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "DVC_ROOT", "DVC_EXP_NAME"):
+    mlflow = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+    for name in (*mlflow, "MNIST_OFFLINE", "DVC_ROOT", "DVC_EXP_NAME"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_keeps_running() -> Iterator[None]:
+    """End the servers that a module has started and, because a test failed half-way, has not ended."""
+    yield
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if {"mnist", "mlflow"} & {Path(word).name for word in child.cmdline()}:
+                child.kill()
 
 
 @pytest.fixture

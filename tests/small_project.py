@@ -12,11 +12,14 @@ from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.dataset import Subset, save_subset
 from mnist_pipeline.data.idx import Part, images_name, labels_name
 from mnist_pipeline.data.normalize import fit, save_statistics
+from mnist_pipeline.data.params import Data, load_data
 from mnist_pipeline.data.split import make_manifest
 from mnist_pipeline.training.params import Params, load_params
 
 ROOT = Path(__file__).parents[1]
 """The repository."""
+MNIST: Data = load_data(find_project(ROOT))
+"""What its params.yaml says of MNIST."""
 
 
 def draw_digits(count: int, seed: int) -> Subset:

@@ -12,6 +12,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from mnist_pipeline import cli
 from mnist_pipeline.core.processes import held
 from mnist_pipeline.core.project import ModelId, Project
 
@@ -43,6 +44,20 @@ def test_help_names_every_command_in_groups_and_imports_nothing_heavy(tmp_path: 
     )
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert listed.stderr.strip() == "[]"
+
+
+def test_each_help_fits_a_screen() -> None:
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    names = ["", *get_command(cli.app).commands]  # pyright: ignore[reportAttributeAccessIssue]
+    screen = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
+    for name in names:
+        shown = CliRunner().invoke(cli.app, [*filter(None, [name]), "--help"], env=screen)
+        lines = shown.stdout.splitlines()
+        assert shown.exit_code == 0
+        assert max(map(len, lines)) <= 100, name
+        assert len(lines) <= 40, f"{name}: {len(lines)}"
 
 
 @pytest.mark.parametrize(

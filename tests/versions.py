@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Never
 
 from mnist_pipeline.core.project import Project, find_project
-from mnist_pipeline.registry.registry import Registry, Version
+from mnist_pipeline.registry.contest import COMPARED_WITH
+from mnist_pipeline.registry.registry import CHAMPION, Registry, Version, bearer, open_registry
 from mnist_pipeline.tracking.store import open_store
 
 
@@ -25,7 +26,7 @@ def add_version(project: Project, name: str) -> Version:
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
     tags = {"model": name, "validation_accuracy": "0.98", "train_md5": "feedbeef00", "git_commit": "c0ffee1234"}
-    return Registry(client).add(run.info.run_id, name, description=name, tags=tags)
+    return Registry.open(project).add(run.info.run_id, name, description=name, tags=tags)
 
 
 def die_at(call: int, replace: Callable[[Any, str, Any], None], die: Callable[[], Never]) -> None:
@@ -73,6 +74,28 @@ def take_time() -> None:
         return create(*arguments, **more)
 
     MlflowClient.create_model_version = slowly
+
+
+def contend(root: str, environment: dict[str, str], rounds: int) -> None:
+    """Add a version, compare it with the champion that there is, and promote it, so many times."""
+    os.environ |= environment
+    project = find_project(Path(root))
+    for _ in range(rounds):
+        with open_registry(project) as registry:
+            champion = bearer(registry.versions(), CHAMPION)
+            version = add_version(project, Path(root).name)
+            registry.tag(version, {COMPARED_WITH: champion.number if champion else "none"})
+            registry.promote(version)
+
+
+def register_at(root: str, environment: dict[str, str]) -> None:
+    """Do what `mnist register` does, with these variables."""
+    from mnist_pipeline.stages import register as stage
+    from mnist_pipeline.training.params import load_params
+
+    os.environ |= environment
+    project = find_project(Path(root))
+    stage.run(project, load_params(project.params))
 
 
 def register(root: str, die: int) -> None:

@@ -37,7 +37,9 @@ PIPELINE = "Pipeline (what `dvc repro` calls)"
 EXPERIMENTS = "Experiments"
 MODELS = "Models"
 
-Reference = Annotated[str, typer.Argument(help="A run's id, models:/mnist@champion or models:/mnist/3.")]
+Reference = Annotated[
+    str, typer.Argument(help="A run's id, models:/NAME@champion or models:/NAME/3, NAME as `data.name` in params.yaml.")
+]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
 Storage = Annotated[
     str | None,
@@ -48,6 +50,10 @@ PagePort = Annotated[
     int | None, typer.Option(min=1, max=65_535, help="Port on this machine; the next free one by default.")
 ]
 Browser = Annotated[bool, typer.Option("--open/--no-open", help="Open the browser, where there is a desktop.")]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="MNIST_OFFLINE", help="Without MLflow's server; `mnist sync` delivers."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of params.yaml's; the model is then NAME_seedN.")]
 
 
@@ -98,7 +104,10 @@ def ready() -> None:
 
 @app.command(rich_help_panel=PIPELINE)
 def download() -> None:
-    """Fetch the four MNIST files into `data/raw`, verified; `MNIST_MIRROR` (URL or folder) goes first if set."""
+    """Bring the images of `data.source` into `data/raw`, verified.
+
+    `MNIST_MIRROR` (URL or folder) goes first if set.
+    """
     from mnist_pipeline.stages import download as stage
 
     project, _ = _open()
@@ -107,7 +116,10 @@ def download() -> None:
 
 @app.command(rich_help_panel=PIPELINE)
 def split() -> None:
-    """Divide `data/raw` into train, validation and test in `data/split`, by `split` in params.yaml."""
+    """Divide `data/raw` into train, validation and test in `data/split`.
+
+    `split` in params.yaml says how.
+    """
     from mnist_pipeline.stages import split as stage
 
     project, params = _open()
@@ -124,9 +136,10 @@ def normalize() -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def train(name: ModelName, seed: Seed = None) -> None:
-    """Train one model on the train and validation splits; write `models/NAME` and an MLflow run."""
+def train(name: ModelName, seed: Seed = None, offline: Offline = False) -> None:
+    """Train one model on train and validation; write `models/NAME` and an MLflow run."""
     project, params, model = _open_model(name, seed)
+    _reach_server(project, offline=offline)
     with held(project.training_lock(model), f"{model} is being trained", "train another seed of it with --seed"):
         with quiet_native_logs():
             from mnist_pipeline.stages import train as stage
@@ -135,9 +148,10 @@ def train(name: ModelName, seed: Seed = None) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def evaluate(name: ModelName, seed: Seed = None) -> None:
-    """Measure `models/NAME` on the test split; write `reports/NAME` and add it to the model's MLflow run."""
+def evaluate(name: ModelName, seed: Seed = None, offline: Offline = False) -> None:
+    """Measure `models/NAME` on the test split; write `reports/NAME`, also to MLflow."""
     project, params, model = _open_model(name, seed)
+    _reach_server(project, offline=offline)
     with quiet_native_logs():
         from mnist_pipeline.stages import evaluate as stage
 
@@ -145,9 +159,13 @@ def evaluate(name: ModelName, seed: Seed = None) -> None:
 
 
 @app.command(rich_help_panel=PIPELINE)
-def register() -> None:
-    """Register the best of `models/`: `models:/mnist@champion` if it beats the champion on validation."""
+def register(offline: Offline = False) -> None:
+    """Register the best of `models/`, which becomes champion if it beats the present one.
+
+    Both are compared on validation images.
+    """
     project, params = _open()
+    _reach_server(project, offline=offline)
     from mnist_pipeline.stages import register as stage
 
     stage.run(project, params)
@@ -155,7 +173,7 @@ def register() -> None:
 
 @app.command(rich_help_panel=EXPERIMENTS)
 def sync() -> None:
-    """Give each model in `models/`, each registered version and each study what MLflow lacks of it."""
+    """Give MLflow what it lacks of the models in `models/`, the versions and the studies."""
     from mnist_pipeline.registry.sync import lacks_best, sync_versions
     from mnist_pipeline.tracking.sync import sync as run
 
@@ -182,7 +200,10 @@ def sync() -> None:
 
 @app.command(rich_help_panel=EXPERIMENTS)
 def lineage(reference: Reference) -> None:
-    """Print where a run or a registered model comes from, each step verified; exit status 3 if one is not."""
+    """Print where a run or a registered model comes from, each step verified.
+
+    The exit status is 3 if one is not.
+    """
     from mnist_pipeline.reproduction.lineage import show
 
     if not show(find_project(), reference):
@@ -196,7 +217,7 @@ def reproduce(
         bool, typer.Option("--install", help="First install the environment that it was locked to, beside this one.")
     ] = False,
 ) -> None:
-    """Train a run's model again, from its commit, changes, parameters and data, and compare the weights bit by bit.
+    """Train a run's model again, from its own code and data, and compare the weights.
 
     It happens in a temporary git worktree: nothing of yours changes.
 
@@ -213,7 +234,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="How many trials the study shall have in the end.")] = 20,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of its own.")] = 1,
     timeout: Annotated[str | None, typer.Option(help="No trial starts after this: 90s, 30m, 1h30m.")] = None,
-    study: Annotated[str | None, typer.Option(help="The study to start or to go on with; MODEL by default.")] = None,
+    study: Annotated[str | None, typer.Option(help="The study to start or go on with, or MODEL.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial, instead of the model's own.")] = None,
     objective: Annotated[
         str, typer.Option(help="accuracy, loss, or accuracy,parameters: both more accurate and smaller (no pruning).")
@@ -236,11 +257,13 @@ def tune(
     storage: Storage = None,
     adopt: Annotated[bool, typer.Option("--adopt", help="Then do as `mnist adopt STUDY`.")] = False,
     confirm: Annotated[int, typer.Option(min=0, help="With --adopt: other seeds to train with first.")] = 3,
+    offline: Offline = False,
 ) -> None:
-    """Search better parameters in `tune.space.NAME` of params.yaml, on train and validation data; can be resumed."""
+    """Search better parameters in `tune.space.NAME` of params.yaml; can be resumed."""
     from mnist_pipeline.tuning.plan import Plan
 
     project, params = _open()
+    _reach_server(project, offline=offline)
     plan = Plan(
         project, params, name, study or name, trials, timeout, epochs, objective, max_parameters, adopt, storage
     )
@@ -262,7 +285,7 @@ def adopt_study(
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Write a study's best parameters into params.yaml, if they beat the current ones on other seeds too."""
+    """Write a study's best parameters into params.yaml, if they win on other seeds, too."""
     project, params = _open()
     from mnist_pipeline.tuning.adopt import adopt
     from mnist_pipeline.tuning.storage import find_studies
@@ -301,14 +324,14 @@ def show_study(
 @app.command(rich_help_panel=EXPERIMENTS)
 def ui(port: PagePort = None, browser: Browser = True) -> None:
     """Browse runs and models in MLflow's web page, until Ctrl+C."""
-    from mnist_pipeline.tracking.ui import serve
+    from mnist_pipeline.tracking.page.ui import serve
 
     serve(find_project(), port, browser=browser)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
 def summary() -> None:
-    """Print a table of the trained models, from `models/*` and `reports/*`, and what to type next."""
+    """Print a table of the trained models in `models/`, and what to type next."""
     from mnist_pipeline.summary import show
 
     project, params = _open()
@@ -321,7 +344,7 @@ def augment(
     preview: Annotated[Path, typer.Option(help="The picture to write: its suffix, such as .png, is its format.")],
     seed: Annotated[int | None, typer.Option(min=0, help="Of the draws; the seed of params.yaml by default.")] = None,
 ) -> None:
-    """Draw what a model's augmentation makes of digits from `data/split/train.npz`, as a contact sheet."""
+    """Draw what a model's augmentation makes of images from `data/split/train.npz`."""
     project, params = _open()
     params.model(name)
     with quiet_native_logs():
@@ -351,38 +374,39 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files of any size, or one IDX file with --index.")],
     index: Annotated[int | None, typer.Option(min=0, help="Which image of an IDX file, from 0.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="A folder of `models/`, such as cnn; models:/mnist@champion by default.")
+        str | None, typer.Option(help="A folder of `models/`, such as cnn; the registered champion by default.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Read digits from pictures with the champion or a model in `models/`; print each digit and ten class scores."""
+    """Classify pictures with the champion or a model in `models/`."""
+    from mnist_pipeline.data.params import load_data
     from mnist_pipeline.serving import predict as serving
 
     project = find_project()
-    file = serving.find_trained(project, model) if model else None
+    data, file = load_data(project), serving.find_trained(project, model) if model else None
 
     def load() -> "keras.Model":
         from mnist_pipeline.models.model import load_model
         from mnist_pipeline.registry.catalogue import load_champion
 
-        return load_model(file, f"mnist train {model}") if file else load_champion(project)
+        return load_model(file, f"mnist train {model}", data) if file else load_champion(project)
 
-    serving.run(images, load, index=index, as_lines=as_json)
+    serving.run(data, images, load, index=index, as_lines=as_json)
 
 
 @app.command(rich_help_panel=MODELS)
 def export(
     version: Annotated[
-        str, typer.Argument(help="models:/mnist@champion, models:/mnist/3, or only the alias or the number.")
-    ] = "models:/mnist@champion",
+        str, typer.Argument(help="models:/NAME@champion, models:/NAME/3, or only the alias or the number.")
+    ] = "champion",
     form: Annotated[
         list[Format] | None, typer.Option("--format", help="May be given several times; onnx by default.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder to write to; `exports/` by default.")] = None,
 ) -> None:
-    """Export a registered version for other runtimes, compare it with Keras on 10,000 images, log it with its run.
+    """Export a registered version for other runtimes, and compare it with Keras.
 
-    The images are those of validation and a sample of train, from `data/split`.
+    The files are logged with its run. The 10,000 images are validation and a sample of train, from `data/split`.
     """
     from mnist_pipeline.registry.exports import export_version
 
@@ -397,7 +421,10 @@ def serve(
         bool, typer.Option("--reload-on-promotion", help="Change to another version when the alias moves.")
     ] = False,
 ) -> None:
-    """Answer over HTTP with the champion: pixels in JSON or a picture to `POST /predict`; `/docs` says more."""
+    """Answer over HTTP with the champion.
+
+    Pixels in JSON, or a picture, to `POST /predict`; `/docs` says more.
+    """
     from mnist_pipeline.tracking.store import tracking_uri
 
     need("serve", "`mnist serve`", "ai_edge_litert", "fastapi_offline")
@@ -409,7 +436,7 @@ def serve(
 
 @app.command(rich_help_panel=MODELS)
 def demo(port: PagePort = None, browser: Browser = True) -> None:
-    """Draw digits in the browser, and see what a registered version reads, what it sees and where it looks."""
+    """Draw or choose pictures in the browser; see what a version takes them for, and why."""
     with quiet_native_logs():
         from mnist_pipeline.registry.catalogue import offers
         from mnist_pipeline.serving import demo as page
@@ -428,7 +455,10 @@ def prepare() -> None:
 
 @app.command(rich_help_panel=MODELS)
 def doctor() -> None:
-    """Print versions, devices, folders, store and data state; the exit status is 1 if the set-up is broken."""
+    """Print versions, devices, folders, store and data state.
+
+    The exit status is 1 if the set-up is broken.
+    """
     with quiet_native_logs():
         from mnist_pipeline import doctor as examination
 
@@ -445,6 +475,15 @@ def _open() -> "tuple[Project, Params]":
     params = load_params(project.params)
     tune_params(params)
     return project, params
+
+
+def _reach_server(project: Project, *, offline: bool) -> None:
+    """Meet MLflow's server before seconds go into importing TensorFlow, unless it is not to be asked."""
+    from mnist_pipeline.tracking.store import reach
+
+    if offline:
+        os.environ["MNIST_OFFLINE"] = "1"
+    reach(project)
 
 
 def _open_model(name: str, seed: int | None) -> "tuple[Project, Params, ModelId]":

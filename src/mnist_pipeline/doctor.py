@@ -71,7 +71,8 @@ def _git(project: Project) -> str:
     state = code_tags(project)
     if state["git_commit"] == "no commit":
         return "no commit: runs are logged without one; DVC needs `dvc config --local core.no_scm true` outside git"
-    return f"{state['git_commit'][:7]} on {state['git_branch']}{', changed' if state['git_dirty'] == 'true' else ''}"
+    changed = ", changed" if state["git_dirty"] == "true" else ""
+    return f"{state['git_commit'][:7]} on {state['mlflow.source.git.branch']}{changed}"
 
 
 def _store(project: Project) -> str:
@@ -80,9 +81,9 @@ def _store(project: Project) -> str:
 
 
 def _data(project: Project) -> str:
-    from mnist_pipeline.data.download import FILES
+    from mnist_pipeline.data.idx import RAW_FILES
 
-    missing = [file.name for file in FILES if not (project.raw / file.name).is_file()]
+    missing = [name for name in RAW_FILES if not (project.raw / name).is_file()]
     if missing:
-        return f"not downloaded yet ({len(missing)} of {len(FILES)} files missing): `mnist download` or `dvc repro`"
+        return f"not downloaded yet ({len(missing)} of {len(RAW_FILES)} files missing): `mnist download` or `dvc repro`"
     return "all four raw files are there" + ("" if project.split.is_dir() else "; not split yet: run `dvc repro`")

@@ -23,7 +23,7 @@ COLUMNS = {
 NEXT_STEPS = {
     "ui": "browse the runs and the registered model in MLflow",
     "tune cnn --trials 20": "search better hyperparameters with Optuna",
-    "predict data/raw/t10k-images-idx3-ubyte --index 0": "read a digit with the best model",
+    "predict data/raw/t10k-images-idx3-ubyte --index 0": "classify a test image with the champion",
 }
 """What to type after `mnist`, and why."""
 

@@ -1,5 +1,6 @@
 """Small stand-ins for MNIST: all digits, random pixels, real IDX files."""
 
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.idx import Part, images_name, labels_name
+from small_project import ROOT
 
 ToIdx = Callable[[NDArray[np.uint8]], bytes]
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -38,6 +40,7 @@ def digits() -> Digits:
 def project(tmp_path: Path, digits: Digits, to_idx: ToIdx) -> Project:
     """A project that has downloaded: 200 images to train on, 100 to test on."""
     project = Project(root=tmp_path, top=tmp_path, home=tmp_path)
+    shutil.copy(ROOT / "params.yaml", project.params)
     project.raw.mkdir(parents=True)
     images, labels = digits
     halves: dict[Part, slice] = {"train": slice(0, 200), "t10k": slice(200, 300)}

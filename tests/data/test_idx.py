@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.data.idx import Part, images_name, labels_name, parse_idx, read_part
+from mnist_pipeline.data.idx import Part, header, images_name, labels_name, parse_idx, read_part
+from small_project import MNIST
 
 ToIdx = Callable[[NDArray[np.uint8]], bytes]
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -22,6 +23,7 @@ ANY_ARRAY = arrays(np.uint8, array_shapes(min_dims=1, max_dims=3, min_side=0, ma
 
 @given(array=ANY_ARRAY)
 def test_any_array_survives_the_round_trip(array: NDArray[np.uint8], to_idx: ToIdx) -> None:
+    assert to_idx(array) == header(*array.shape) + array.tobytes()
     parsed = parse_idx(to_idx(array), array.ndim, "file")
     assert parsed.dtype == np.uint8
     np.testing.assert_array_equal(parsed, array)
@@ -46,7 +48,7 @@ def test_arbitrary_bytes_never_raise_anything_but_the_users_error(content: bytes
 def test_reads_both_halves(project: Project, digits: Digits) -> None:
     halves: dict[Part, slice] = {"train": slice(0, 200), "t10k": slice(200, 300)}
     for part, some in halves.items():
-        images, labels = read_part(project.raw, part)
+        images, labels = read_part(project.raw, part, MNIST)
         np.testing.assert_array_equal(images, digits[0][some])
         np.testing.assert_array_equal(labels, digits[1][some])
 
@@ -57,7 +59,6 @@ IMAGES, LABELS = images_name("train"), labels_name("train")
 @pytest.mark.parametrize(
     ("damaged", "content", "complaint"),
     [
-        (IMAGES, np.zeros((200, 27, 28)), "27x28"),
         (IMAGES, np.zeros((0, 28, 28)), "no image"),
         (IMAGES, np.zeros((200, 784)), "magic number"),
         (IMAGES, b"\0\0\x0b\3" + bytes(12), "magic number"),
@@ -66,7 +67,6 @@ IMAGES, LABELS = images_name("train"), labels_name("train")
         (IMAGES, b"\0\0\x08\3\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "announces"),
         (IMAGES, b"\0\0\x08\3\x80\0\0\0\x80\0\0\0\0\0\0\4", "announces"),  # 2**64, which overflows to 0
         (LABELS, np.zeros(199), "199 labels for the 200 images"),
-        (LABELS, np.full(200, 10), "label 10"),
         (LABELS, np.zeros((200, 1)), "magic number"),
     ],
 )
@@ -76,11 +76,27 @@ def test_a_wrong_file_is_named_with_what_is_wrong(
     path = project.raw / damaged
     path.write_bytes(content if isinstance(content, bytes) else to_idx(content.astype(np.uint8)))
     with pytest.raises(UserError, match=complaint) as caught:
-        read_part(project.raw, "train")
+        read_part(project.raw, "train", MNIST)
     assert str(path) in str(caught.value)
     assert "mnist download" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "content", "complaint"),
+    [
+        (IMAGES, np.zeros((200, 27, 28)), r"27x28 pixels .*, but data\.image_size in params\.yaml is \[28, 28\]"),
+        (LABELS, np.arange(200) % 11, r"label 10, but data\.classes in params\.yaml names 10 classes, 0 to 9"),
+        (LABELS, np.arange(200) % 8, r"no label of 8, 9: take that out of data\.classes"),
+    ],
+)
+def test_files_that_are_not_as_the_parameters_say_are_named(
+    project: Project, to_idx: ToIdx, wrong: str, content: NDArray[np.float64], complaint: str
+) -> None:
+    (project.raw / wrong).write_bytes(to_idx(content.astype(np.uint8)))
+    with pytest.raises(UserError, match=f"{wrong} holds .*{complaint}"):
+        read_part(project.raw, "train", MNIST)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train-images.* is missing: run `mnist download`"):
-        read_part(tmp_path, "train")
+        read_part(tmp_path, "train", MNIST)

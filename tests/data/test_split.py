@@ -3,8 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +24,7 @@ from mnist_pipeline.stages import split as stage
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 ToIdx = Callable[[NDArray[np.uint8]], bytes]
 
+CLASSES = [str(digit) for digit in range(10)]
 # As uneven as MNIST, a hundredth of it.
 LABELS = np.random.default_rng(0).permutation(
     np.repeat(np.arange(10, dtype=np.uint8), [59, 67, 60, 61, 58, 54, 59, 63, 59, 60])
@@ -34,7 +34,7 @@ LABELS = np.random.default_rng(0).permutation(
 @settings(deadline=None)
 @given(size=st.integers(12, 588), seed=st.integers(0, 2**32 - 1))
 def test_every_split_is_disjoint_complete_and_stratified(size: int, seed: int) -> None:
-    train, validation = split_indices(LABELS, size, seed)
+    train, validation = split_indices(LABELS, size, seed, CLASSES)
     assert len(validation) == size
     assert sorted([*train, *validation]) == list(range(600))
     assert np.all(np.diff(train) > 0)
@@ -46,7 +46,7 @@ def test_every_split_is_disjoint_complete_and_stratified(size: int, seed: int) -
 
 
 def test_the_seed_decides() -> None:
-    first, again, other = (split_indices(LABELS, 60, seed)[1].tolist() for seed in (1, 1, 2))
+    first, again, other = (split_indices(LABELS, 60, seed, CLASSES)[1].tolist() for seed in (1, 1, 2))
     assert first == again
     assert first != other
 
@@ -54,17 +54,19 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize("size", [0, 5, 595, 600, 1000])
 def test_a_size_that_leaves_a_class_out_is_refused(size: int) -> None:
     with pytest.raises(UserError, match=rf"split\.validation_size \(found {size}\)"):
-        split_indices(LABELS, size, seed=0)
+        split_indices(LABELS, size, 0, CLASSES)
 
 
 def test_a_class_too_rare_to_be_in_both_is_refused() -> None:
     labels = np.append(LABELS[LABELS < 9], np.array([9, 9], np.uint8))
-    with pytest.raises(UserError, match="leaves a digit out"):
-        split_indices(labels, 30, seed=0)
+    with pytest.raises(UserError, match=r"leaves a class out .*\(the rarest, 9, has 2\).*, such as 45\."):
+        split_indices(labels, 30, 0, CLASSES)
+    with pytest.raises(UserError, match=r"The class 9 has 1 of the 541 images to train on, but needs 2"):
+        split_indices(labels[:-1], 30, 0, CLASSES)
 
 
 def test_the_check_finds_every_kind_of_wrong_split() -> None:
-    train, validation = split_indices(LABELS, 60, seed=0)
+    train, validation = split_indices(LABELS, 60, 0, CLASSES)
     with pytest.raises(RuntimeError, match="in neither"):
         check_split(LABELS, train[1:], validation)
     with pytest.raises(RuntimeError, match="in train and validation"):
@@ -166,11 +168,11 @@ def test_an_impossible_size_leaves_the_last_split_alone(project: Project) -> Non
 
 
 def test_a_failing_disk_leaves_no_half_written_file(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(path: Path, **arrays: object) -> None:
-        path.write_bytes(b"half of it")
+    def full_disk(file: IO[bytes], *_: object, **__: object) -> None:
+        file.write(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full_disk)
+    monkeypatch.setattr(np.lib.format, "write_array", full_disk)
     with pytest.raises(OSError, match="No space"):
         stage.run(project, PARAMS)
     assert list(project.split.iterdir()) == []

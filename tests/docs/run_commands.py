@@ -20,6 +20,7 @@ from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.idx import read_part
+from small_project import MNIST
 
 ELSEWHERE = {
     "make run": "everything here begins with what it does",
@@ -27,6 +28,7 @@ ELSEWHERE = {
     "curl": "asks a server that has been stopped by then",
     "kubectl": "needs Kubernetes",
     "sbatch": "needs Slurm",
+    "docker": "needs Docker",
     "mnist tune cnn --study team": "needs a Ray cluster",
     "mnist reproduce models:/mnist@champion --install": "installs TensorFlow anew",
 }
@@ -52,7 +54,7 @@ def main() -> None:
         clone.commit("short trainings")
         for preparation in (("dvc", "repro"), ("mnist", "sync")):
             clone.run(*preparation)
-        images, _ = read_part(clone.root / "data" / "raw", "t10k")
+        images, _ = read_part(clone.root / "data" / "raw", "t10k", MNIST)
         Image.fromarray(np.kron(images[0], np.ones((10, 10), np.uint8))).save(clone.root / "my_digit.png")
         wanted = [each.text for each in commands() if each.page in (sys.argv[1:] or PAGES)]
         failed = [text for text in wanted if not _is_well(clone, text)]

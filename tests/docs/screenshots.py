@@ -9,8 +9,8 @@ from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import find_project
+from mnist_pipeline.tracking.page.views import TRIALS_VIEWS
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
-from mnist_pipeline.tracking.views import TRIALS_VIEWS
 from pages import CHROMIUM, addresses, draw, open_tab
 from small_project import ROOT
 
@@ -51,10 +51,11 @@ def photograph_mlflow(tab: "Page", table: str, curves: str) -> None:
 
 def places(server: str, table: str, curves: str) -> dict[str, tuple[str, str]]:
     """Return by name where each picture is taken, and a text that is there when the page is."""
-    client = open_store(find_project(ROOT))
+    project = find_project(ROOT)
+    client = open_store(project)
     version = client.get_model_version_by_alias("mnist", "champion")
     run = client.get_run(version.run_id or "")
-    tuning = client.get_experiment_by_name(tuning_experiment_name())
+    tuning = client.get_experiment_by_name(tuning_experiment_name(project))
     studies = client.search_runs([tuning.experiment_id], "tags.study_id != ''")
     if not studies:
         raise UserError("There is no study to show: run `mnist tune mlp --trials 20` first.")

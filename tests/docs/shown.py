@@ -1,11 +1,12 @@
 """The commands that README and docs/ tell their readers to type."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from small_project import ROOT
 
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("reproducibility", "studies", "serving", "cluster")))
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("reproducibility", "studies", "serving", "cluster", "team")))
 """The pages with commands, in the order in which they can be followed."""
 
 
@@ -19,10 +20,10 @@ class Command:
     """What is to be typed, without the comment after it."""
 
 
-def commands() -> list[Command]:
+def commands(pages: Sequence[str] = PAGES) -> list[Command]:
     """Return what stands after `$ ` in the console blocks of the pages."""
     found: list[Command] = []
-    for page in PAGES:
+    for page in pages:
         blocks = re.findall(
             r"^```console\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
         )

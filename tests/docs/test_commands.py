@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from mnist_pipeline.cli import app
 from small_project import ROOT
 
-MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
-OTHERS = ("mlflow", "curl", "kubectl", "sbatch")
+MARKDOWN = sorted(page for folder in (".", "docs", "benchmarks", "examples/*") for page in ROOT.glob(f"{folder}/*.md"))
+OTHERS = ("mlflow", "curl", "kubectl", "sbatch", "docker")
 """Programs that are not ours, and whose options are not looked at here."""
 
 

@@ -62,3 +62,8 @@ def test_a_stage_depends_on_its_module_and_on_the_packages_that_decide_what_it_w
 def test_every_stage_is_one_command_of_the_front_door() -> None:
     for name, stage in STAGES.items():
         assert stage["cmd"] == (f"mnist {name} ${{item.model}}" if "matrix" in stage else f"mnist {name}")
+
+
+def test_the_example_has_the_stages_of_the_pipeline() -> None:
+    text = (ROOT / "examples" / "fashion_mnist" / "dvc.yaml").read_text(encoding="utf-8")
+    assert YAML(typ="safe").load(text.replace("../../src/", "src/"))["stages"] == STAGES

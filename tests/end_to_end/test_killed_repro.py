@@ -23,7 +23,7 @@ stages:
     matrix: { model: [mlp] }
     cmd: mnist train ${item.model} && while [ -e wait ]; do touch trained; sleep 0.1; done
     deps: [data/normalization.json, data/split/train.npz, data/split/validation.npz, src/mnist_pipeline/stages/train.py]
-    params: [seed, device, 'models.${item.model}']
+    params: [seed, device, precision, 'models.${item.model}']
     outs: [models/mlp/model.keras, reports/mlp/training.json, reports/mlp/history.csv]
 """
 ENDED = "mlp: this training had ended already; writing its results"

@@ -6,6 +6,7 @@ from fake_predictions import fake
 
 from mnist_pipeline.evaluation.comparison import compare, mcnemar
 from mnist_pipeline.evaluation.metrics import evaluate_predictions
+from small_project import MNIST
 
 DIGITS = [*range(10)] * 20
 
@@ -43,7 +44,7 @@ def test_ties_go_by_loss_and_of_two_equals_the_champion_stays() -> None:
 def test_scores_are_those_of_the_test_report() -> None:
     one = fake(DIGITS, wrong=10)
     score = compare(one.labels, one.probabilities, one.probabilities).candidate
-    report = evaluate_predictions(one.labels, one.probabilities)
+    report = evaluate_predictions(one.labels, one.probabilities, MNIST.classes)
     assert (score.accuracy, score.accuracy_low, score.accuracy_high) == (
         report.accuracy, report.accuracy_low, report.accuracy_high,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from mnist_pipeline.evaluation import figures
+from small_project import MNIST
 
 
 def texts(figure: Figure) -> list[str]:
@@ -17,21 +18,21 @@ def texts(figure: Figure) -> list[str]:
 
 
 def test_the_confusion_matrix_shows_each_count_and_leaves_zeros_out() -> None:
-    figure = figures.confusion_matrix("cnn", GOOD.labels, GOOD.probabilities)
+    figure = figures.confusion_matrix("cnn", MNIST, GOOD.labels, GOOD.probabilities)
     numbers = [text.get_text() for text in figure.axes[0].texts]
     # 50 images of each digit, of which 3 are read as the next one.
     assert sorted(numbers) == ["3"] * 10 + ["47"] * 10
-    assert "cnn: 30 of 500 test digits misread" in texts(figure)
+    assert "cnn: 30 of 500 test digits misclassified" in texts(figure)
 
 
 def test_the_gallery_shows_the_surest_errors_first() -> None:
-    figure = figures.confidently_wrong("cnn", GOOD.labels, GOOD.probabilities, GOOD.images)
+    figure = figures.confidently_wrong("cnn", MNIST, GOOD.labels, GOOD.probabilities, GOOD.images)
     titles = [axes.get_title() for axes in figure.axes]
     assert len(titles) == 24
     surest = int(GOOD.probabilities[:30].max(axis=1).argmax())
     confidence = GOOD.probabilities[surest].max()
     label = GOOD.labels[surest]
-    assert titles[0] == f"{label} read as {(label + 1) % 10}\n{confidence:.1%} sure"
+    assert titles[0] == f"{label} taken for {(label + 1) % 10}\n{confidence:.1%} sure"
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), GOOD.images[surest])
     shares = [float(title.split("\n")[1].split("%")[0]) for title in titles]
     assert shares == sorted(shares, reverse=True)
@@ -40,24 +41,24 @@ def test_the_gallery_shows_the_surest_errors_first() -> None:
 
 def test_the_gallery_shows_few_errors_without_empty_frames() -> None:
     few = fake([*range(10)] * 2, wrong=2)
-    figure = figures.confidently_wrong("cnn", few.labels, few.probabilities, few.images)
+    figure = figures.confidently_wrong("cnn", MNIST, few.labels, few.probabilities, few.images)
     assert len(figure.axes) == 2
 
 
 def test_the_gallery_says_so_when_there_is_no_error() -> None:
-    figure = figures.confidently_wrong("cnn", PERFECT.labels, PERFECT.probabilities, PERFECT.images)
-    assert texts(figure) == ["cnn: all 50 test digits were read correctly"]
+    figure = figures.confidently_wrong("cnn", MNIST, PERFECT.labels, PERFECT.probabilities, PERFECT.images)
+    assert texts(figure) == ["cnn: all 50 test digits were classified correctly"]
 
 
 def test_the_calibration_figure_counts_the_images_of_each_bin() -> None:
-    figure = figures.calibration("cnn", GOOD.labels, GOOD.probabilities)
+    figure = figures.calibration("cnn", MNIST, GOOD.labels, GOOD.probabilities)
     counts = [int(text.get_text()) for text in figure.axes[1].texts]
     assert sum(counts) == 500
     assert any("expected calibration error" in text for text in texts(figure))
 
 
 def test_the_recall_figure_has_a_bar_for_each_digit_on_a_stated_scale() -> None:
-    axes = figures.recall("cnn", GOOD.labels, GOOD.probabilities).axes[0]
+    axes = figures.recall("cnn", MNIST, GOOD.labels, GOOD.probabilities).axes[0]
     heights = [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)]
     assert heights == [47 / 50] * 10
     start = axes.get_ylim()[0]
@@ -67,10 +68,10 @@ def test_the_recall_figure_has_a_bar_for_each_digit_on_a_stated_scale() -> None:
 
 def test_a_digit_without_images_is_drawn_too() -> None:
     only_ones = fake([1] * 5, wrong=1)
-    assert figures.recall("cnn", only_ones.labels, only_ones.probabilities).axes[0].get_ylim()[0] == 0
-    assert figures.confusion_matrix("cnn", only_ones.labels, only_ones.probabilities).axes
+    assert figures.recall("cnn", MNIST, only_ones.labels, only_ones.probabilities).axes[0].get_ylim()[0] == 0
+    assert figures.confusion_matrix("cnn", MNIST, only_ones.labels, only_ones.probabilities).axes
 
 
 def test_drawing_leaves_matplotlib_s_global_state_alone() -> None:
-    figures.recall("cnn", GOOD.labels, GOOD.probabilities)
+    figures.recall("cnn", MNIST, GOOD.labels, GOOD.probabilities)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()

@@ -16,6 +16,7 @@ from mnist_pipeline.evaluation.metrics import (
     reliability_table,
     wilson_interval,
 )
+from small_project import MNIST
 
 quick = settings(max_examples=50, deadline=None)  # no deadline: a busy machine is no failure
 
@@ -38,7 +39,7 @@ def predictions(draw: st.DrawFn) -> tuple[NDArray[np.uint8], NDArray[np.float32]
 
 def test_a_tiny_case_worked_out_by_hand() -> None:
     labels = np.array([0, 0, 1, 2], np.uint8)
-    metrics = evaluate_predictions(labels, sure_of([0, 1, 1, 2], 0.82))
+    metrics = evaluate_predictions(labels, sure_of([0, 1, 1, 2], 0.82), MNIST.classes)
     assert metrics.images == 4
     assert metrics.accuracy == 0.75
     # Wilson 1927: (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n) with p = 3/4, n = 4, z = 1.96.
@@ -58,7 +59,7 @@ def test_a_tiny_case_worked_out_by_hand() -> None:
 def test_every_share_is_a_share_and_the_accuracy_lies_in_its_interval(
     case: tuple[NDArray[np.uint8], NDArray[np.float32]],
 ) -> None:
-    metrics = asdict(evaluate_predictions(*case))
+    metrics = asdict(evaluate_predictions(*case, MNIST.classes))
     assert 0 <= metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"] <= 1
     assert metrics["loss"] >= 0
     for name in ("macro_precision", "macro_recall", "macro_f1", "expected_calibration_error"):
@@ -68,14 +69,14 @@ def test_every_share_is_a_share_and_the_accuracy_lies_in_its_interval(
 
 def test_certain_and_right_is_perfect() -> None:
     labels = np.arange(10, dtype=np.uint8)
-    metrics = evaluate_predictions(labels, np.eye(10, dtype=np.float32))
+    metrics = evaluate_predictions(labels, np.eye(10, dtype=np.float32), MNIST.classes)
     assert (metrics.accuracy, metrics.macro_f1, metrics.expected_calibration_error) == (1, 1, 0)
     assert metrics.loss < 1e-6
 
 
 def test_certain_and_wrong_has_a_finite_loss() -> None:
     labels = np.arange(10, dtype=np.uint8)
-    metrics = evaluate_predictions(labels, np.roll(np.eye(10, dtype=np.float32), 1, axis=1))
+    metrics = evaluate_predictions(labels, np.roll(np.eye(10, dtype=np.float32), 1, axis=1), MNIST.classes)
     assert metrics.accuracy == 0
     assert 15 < metrics.loss < 16
     assert metrics.expected_calibration_error == 1
@@ -84,7 +85,7 @@ def test_certain_and_wrong_has_a_finite_loss() -> None:
 def test_a_diverged_model_is_refused_in_plain_words() -> None:
     probabilities = np.full((1, 10), np.nan, np.float32)
     with pytest.raises(UserError, match="diverged; lower its learning_rate"):
-        evaluate_predictions(np.zeros(1, np.uint8), probabilities)
+        evaluate_predictions(np.zeros(1, np.uint8), probabilities, MNIST.classes)
 
 
 @pytest.mark.parametrize("confidence", [0.25, 0.5, 0.75])

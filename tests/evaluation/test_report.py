@@ -13,13 +13,14 @@ from mnist_pipeline.data.dataset import Subset
 from mnist_pipeline.evaluation.metrics import Metrics
 from mnist_pipeline.evaluation.report import write_report
 from mnist_pipeline.evaluation.robustness import robustness_table
+from small_project import MNIST
 
 FIGURES = {"calibration.png", "confidently_wrong.png", "confusion_matrix.png", "recall.png", "robustness.png"}
 
 
 def report(folder: Path, case: Predictions) -> Metrics:
     test = Subset(case.images, case.labels)
-    return write_report(folder, "cnn", test, case.probabilities, robustness_table(uncertain, test, images=20))
+    return write_report(folder, "cnn", MNIST, test, case.probabilities, robustness_table(uncertain, test, images=20))
 
 
 def uncertain(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from mnist_pipeline.models.params import Augmentation
 
 tf = pytest.importorskip("tensorflow")
 
-OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4}
+OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4, "flip": False}
 IMAGES: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (16, 28, 28), dtype=np.uint8)
 
 
@@ -27,7 +27,7 @@ def warp(image: NDArray[np.float32], **draw: float) -> NDArray[np.float32]:
     from mnist_pipeline.models.augmentation import _affine_grid, sample_bilinear
 
     names = ("rotation", "shear", "zoom_rows", "zoom_columns", "shift_rows", "shift_columns")
-    rows, columns = _affine_grid([tf.constant([float(draw.get(name, 0))]) for name in names])
+    rows, columns = _affine_grid([tf.constant([float(draw.get(name, 0))]) for name in names], *image.shape)
     return sample_bilinear(tf.constant(image[None]), rows, columns).numpy()[0]
 
 
@@ -44,7 +44,7 @@ def peak(image: NDArray[np.float32]) -> tuple[int, int]:
 
 def test_zero_strength_is_the_identity() -> None:
     np.testing.assert_array_equal(distort(), IMAGES)
-    np.testing.assert_array_equal(distort(rotation=30, shift=3, elastic=2, strength=0.0), IMAGES)
+    np.testing.assert_array_equal(distort(rotation=30, shift=3, elastic=2, flip=True, strength=0.0), IMAGES)
 
 
 def test_a_shift_moves_down_and_right() -> None:
@@ -77,6 +77,24 @@ def test_every_image_gets_its_own_draw_and_every_seed_others() -> None:
     np.testing.assert_array_equal(drawn, distort(same, rotation=20, shift=2))
 
 
+def test_half_of_the_images_are_mirrored_left_to_right_and_each_by_its_own_draw() -> None:
+    many = np.repeat(IMAGES[:1], 1000, axis=0)
+    mirrored = (distort(many, flip=True) == many[:, :, ::-1]).all(axis=(1, 2))
+    same = (distort(many, flip=True) == many).all(axis=(1, 2))
+    assert (mirrored ^ same).all()
+    assert mirrored.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_images_need_not_be_square() -> None:
+    image = np.zeros((20, 32), np.float32)
+    image[10, 26] = 1
+    # The centre is (9.5, 15.5): what is 10.5 to the right of it and 0.5 below is mirrored to the left and above.
+    assert peak(warp(image, rotation=math.pi)) == (9, 5)
+    wide: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (8, 20, 32), dtype=np.uint8)
+    assert distort(wide, rotation=20, shift=2, shear=5, zoom=0.1, elastic=2, flip=True).shape == wide.shape
+    np.testing.assert_array_equal(distort(wide), wide)
+
+
 def test_what_comes_in_from_outside_is_paper() -> None:
     ink = np.full((16, 28, 28), 255, np.uint8)
     shifted = distort(ink, shift=14)
@@ -88,7 +106,7 @@ def test_what_comes_in_from_outside_is_paper() -> None:
 def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth() -> None:
     from mnist_pipeline.models.augmentation import _displacement
 
-    down, right = _displacement(4.0, tf.constant(500), tf.constant([0, 0], tf.int64)).numpy()
+    down, right = _displacement(4.0, (500, 28, 28), tf.constant([0, 0], tf.int64)).numpy()
     assert down.std() == pytest.approx(1.0, rel=0.05)
     assert right.std() == pytest.approx(1.0, rel=0.05)
     assert np.abs(np.diff(down, axis=1)).mean() < 0.3

@@ -10,9 +10,10 @@ import pytest
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.normalize import fit
+from mnist_pipeline.data.params import Data
 from mnist_pipeline.models.params import CnnArchitecture, MlpArchitecture, Scheme
 from mnist_pipeline.training.params import load_params
-from small_project import ROOT
+from small_project import MNIST, ROOT
 
 keras = pytest.importorskip("keras")
 
@@ -34,10 +35,10 @@ def cnn(blocks: list[tuple[int, int]], **changes: Any) -> CnnArchitecture:
     return CnnArchitecture.model_validate(base | {"batch_normalization": False, "blocks": entries} | changes)
 
 
-def build(architecture: MlpArchitecture | CnnArchitecture, scheme: Scheme = "unit") -> Any:
+def build(architecture: MlpArchitecture | CnnArchitecture, scheme: Scheme = "unit", data: Data = MNIST) -> Any:
     from mnist_pipeline.models.model import build_model
 
-    return build_model(architecture, scheme, STATISTICS)
+    return build_model(architecture, scheme, STATISTICS, data)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,44 @@ def test_what_is_no_model_of_this_project_is_refused(tmp_path: Path) -> None:
             load_model(path, "mnist train cnn")
     with pytest.raises(UserError, match=r"missing\.keras is missing: run `mnist train`"):
         load_model(tmp_path / "missing.keras")
-    small = keras.Input((14, 14))
-    keras.Model(small, keras.layers.Dense(10)(keras.layers.Flatten()(small))).save(tmp_path / "small.keras")
+    colour = keras.Input((28, 28, 3))
+    keras.Model(colour, keras.layers.Dense(10)(keras.layers.Flatten()(colour))).save(tmp_path / "colour.keras")
     with pytest.raises(UserError, match="not a model of this project"):
-        load_model(tmp_path / "small.keras")
+        load_model(tmp_path / "colour.keras")
+
+
+def changed(**changes: Any) -> Data:
+    """Return MNIST's section `data` with other values."""
+    return Data.model_validate(MNIST.model_dump() | changes)
+
+
+@pytest.mark.parametrize("size", [(20, 20), (32, 24)])
+@pytest.mark.parametrize("architecture", [mlp(), cnn([(4, 3), (8, 3)])])
+def test_a_model_takes_the_images_and_has_the_classes_that_the_data_have(
+    architecture: MlpArchitecture | CnnArchitecture, size: tuple[int, int]
+) -> None:
+    data = changed(name="shapes", image_size=size, classes=["disc", "ring", "bar", "cross"])
+    model = build(architecture, "l2", data)
+    assert (model.name, model.input_shape, model.output_shape) == ("shapes", (None, *size), (None, 4))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *size), dtype=np.uint8)
+    np.testing.assert_allclose(np.asarray(model(pixels)).sum(axis=1), 1, atol=1e-5)
+
+
+def test_an_architecture_that_leaves_nothing_of_small_images_is_refused() -> None:
+    blocks = [(4, 5), (8, 3)]  # 16x12 pixels: 12x8, 6x4, 4x2, 2x1
+    assert build(cnn(blocks), data=changed(image_size=[16, 12])).get_layer("flatten").output.shape == (None, 16)
+    with pytest.raises(UserError, match=r"leaves no pixel of 16x11 after blocks\.1: use fewer .*`padding: same`\.$"):
+        build(cnn(blocks), data=changed(image_size=[16, 11]))
+
+
+def test_a_model_of_other_data_is_refused_where_it_is_to_be_used_on_these(tmp_path: Path) -> None:
+    from mnist_pipeline.models.model import load_model, save_model
+
+    save_model(build(mlp()), tmp_path / "model.keras")
+    load_model(tmp_path / "model.keras", data=MNIST)
+    for other, said in (
+        (changed(image_size=[20, 20]), "data have 20x20 pixels and 10"),
+        (changed(classes=["a", "b"]), "28x28 pixels and 2 cl"),
+    ):
+        with pytest.raises(UserError, match=f"{said}.*train one for these by `dvc repro`"):
+            load_model(tmp_path / "model.keras", data=other)

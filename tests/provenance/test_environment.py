@@ -36,8 +36,8 @@ def test_what_stages_write_and_what_git_ignores_is_no_change_of_the_code(root: P
     assert code_diff(root) == ""
     assert code_tags(find_project(root)) == {
         "mlflow.source.git.commit": git(root, "rev-parse", "HEAD").strip(),
+        "mlflow.source.git.branch": "main",
         "git_commit": git(root, "rev-parse", "HEAD").strip(),
-        "git_branch": "main",
         "git_dirty": "false",
     }
 

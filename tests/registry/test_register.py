@@ -17,7 +17,7 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import ModelId, Project, find_project
 from mnist_pipeline.core.records import read_json
-from mnist_pipeline.data.dataset import Subset, load_train, load_validation, save_subset
+from mnist_pipeline.data.dataset import Subset, load_subset, load_train, load_validation, save_subset
 from mnist_pipeline.evaluation.comparison import RULE, mcnemar
 from mnist_pipeline.evaluation.metrics import predict_probabilities
 from mnist_pipeline.models.model import load_model
@@ -48,14 +48,14 @@ class Workspace:
         stage.run(self.project, self.params.model_copy(update={"train": names}))
 
     def bearer(self, alias: str) -> Version | None:
-        return bearer(Registry(open_store(self.project)).versions(), alias)
+        return bearer(Registry.open(self.project).versions(), alias)
 
     def titles(self) -> dict[str, str]:
-        versions = Registry(open_store(self.project)).versions()
+        versions = Registry.open(self.project).versions()
         return {alias: version.model for version in versions for alias in version.aliases}
 
     def artifact(self, name: str, file: str) -> Path:
-        run = find_run_by_digest(open_store(self.project), file_digest(self.project.model_file(name)))
+        run = find_run_by_digest(open_store(self.project), self.project, file_digest(self.project.model_file(name)))
         assert run is not None
         return Path(str(run.info.artifact_uri).removeprefix("file://")) / file
 
@@ -93,7 +93,7 @@ def variant(mlp: dict[str, Any], epochs: int) -> dict[str, Any]:
         "normalization": "unit",
         "architecture": mlp["architecture"] | {"hidden_units": [64]},
         "training": mlp["training"] | {"epochs": epochs, "batch_size": 25},
-        "augmentation": {**dict.fromkeys(mlp["augmentation"], 0), "elastic_smoothing": 4},
+        "augmentation": {**dict.fromkeys(mlp["augmentation"], 0), "elastic_smoothing": 4, "flip": False},
     }
 
 
@@ -129,7 +129,9 @@ def test_the_first_one_becomes_champion_and_has_a_card(
     description = open_store(workspace.project).get_model_version("mnist", "1").description
     assert str(description).startswith("# weak")
     assert "artifacts/model_card.md" in str(description)
-    run = find_run_by_digest(open_store(workspace.project), file_digest(workspace.project.model_file("weak")))
+    run = find_run_by_digest(
+        open_store(workspace.project), workspace.project, file_digest(workspace.project.model_file("weak"))
+    )
     assert run is not None
     assert run.data.tags["champion"] == "version 1"
 
@@ -222,7 +224,7 @@ def in_process(processes: Any, workspace: Workspace, *deaths: int) -> list[int]:
 def test_two_at_once_make_one_version(workspace: Workspace, processes: Any) -> None:
     assert in_process(processes, workspace, 0, 0) == [0, 0]
     assert workspace.titles() == {"champion": "strong"}
-    assert len(Registry(open_store(workspace.project)).versions()) == 1
+    assert len(Registry.open(workspace.project).versions()) == 1
 
 
 def test_after_a_kill_the_next_one_ends_what_was_begun_without_tensorflow(
@@ -232,10 +234,10 @@ def test_after_a_kill_the_next_one_ends_what_was_begun_without_tensorflow(
     for death in (before_deciding, before_the_title):
         assert in_process(processes, workspace, death) == [-signal.SIGKILL]
         assert workspace.titles() == {}
-        assert len(Registry(open_store(workspace.project)).versions()) == 1
+        assert len(Registry.open(workspace.project).versions()) == 1
     assert in_process(processes, workspace, 0) == [0]
     assert workspace.titles() == {"champion": "strong"}
-    assert len(Registry(open_store(workspace.project)).versions()) == 1
+    assert len(Registry.open(workspace.project).versions()) == 1
     before = workspace.project.best.read_bytes()
     workspace.register("strong", "weak")
     assert "nothing has changed" in capsys.readouterr().out
@@ -331,3 +333,27 @@ def test_a_champion_whose_file_is_lost_is_not_replaced_silently(workspace: Works
         shutil.rmtree(folder)
         folder.with_name("lost").rename(folder)
     assert workspace.titles() == {"champion": "weak"}
+
+
+def test_a_champion_for_other_classes_is_replaced_without_a_comparison(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace.register("strong")
+    content: Any = YAML().load(workspace.project.params)
+    content["data"]["classes"].append("ten")
+    YAML().dump(content, workspace.project.params)
+    for name in ("train", "validation", "test"):
+        subset = load_subset(file := workspace.project.split / f"{name}.npz")
+        subset.labels[::20] = 10
+        save_subset(file, subset)
+    other = Workspace(workspace.project, load_params(workspace.project.params))
+    train_all(other, "weak")
+    capsys.readouterr()
+    other.register("weak")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("champion: weak (version 2 of models:/mnist)")
+    assert "without a comparison: the split or the data changed, and that one is for another size of images" in line
+    previous = other.bearer("previous")
+    assert previous is not None
+    with pytest.raises(UserError, match=r"models:/mnist/1 takes images of 28x28 pixels and tells 10 classes apart"):
+        Registry.open(other.project).load(previous)

@@ -1,5 +1,7 @@
 """Who is champion, who was, and that a kill at any moment leaves a registry that the next process puts right."""
 
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Never
@@ -8,9 +10,11 @@ import pytest
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project, find_project
+from mnist_pipeline.registry import turns
 from mnist_pipeline.registry.catalogue import rollback, show_models
 from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, bearer, open_registry
 from mnist_pipeline.tracking.store import open_store
+from small_project import ROOT
 from versions import add_version, die_at
 
 
@@ -28,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def project(tmp_path: Path, store: bytes) -> Project:
     """A project with three versions and nobody's title."""
     for file in ("dvc.yaml", "params.yaml"):
-        (tmp_path / file).touch()
+        shutil.copy(ROOT / file, tmp_path)
     project = find_project(tmp_path)
     project.tracking_database.write_bytes(store)
     for name in ("one", "two", "three"):
@@ -38,7 +42,7 @@ def project(tmp_path: Path, store: bytes) -> Project:
 
 def titles(project: Project) -> dict[str, str]:
     """Return which model bears which alias."""
-    versions = Registry(open_store(project)).versions()
+    versions = Registry.open(project).versions()
     return {alias: version.model for version in versions for alias in version.aliases}
 
 
@@ -81,7 +85,7 @@ def test_a_rollback_goes_back_and_another_one_forth(project: Project, capsys: py
     assert "champion is version 2 (two) again, instead of version 3 (three)" in capsys.readouterr().out
     assert titles(project) == {CHAMPION: "two", PREVIOUS: "three"}
     assert labelled(project) == {"two": "version 2"}
-    left = bearer(Registry(open_store(project)).versions(), PREVIOUS)
+    left = bearer(Registry.open(project).versions(), PREVIOUS)
     assert left is not None
     assert left.rolled_back
     assert left.tags["rolled_back_to"] == "2"
@@ -90,7 +94,7 @@ def test_a_rollback_goes_back_and_another_one_forth(project: Project, capsys: py
     rollback(project)
     assert "the earlier rollback is taken back" in capsys.readouterr().out
     assert titles(project) == {CHAMPION: "three", PREVIOUS: "two"}
-    assert not any(version.rolled_back for version in Registry(open_store(project)).versions())
+    assert not any(version.rolled_back for version in Registry.open(project).versions())
 
 
 def test_the_versions_are_listed_newest_first(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +115,7 @@ def test_the_versions_are_listed_newest_first(project: Project, capsys: pytest.C
 
 def test_a_registry_without_versions_says_what_to_run(tmp_path: Path, store: bytes) -> None:
     for file in ("dvc.yaml", "params.yaml"):
-        (tmp_path / file).touch()
+        shutil.copy(ROOT / file, tmp_path)
     (tmp_path / "mlflow.db").write_bytes(store)
     with pytest.raises(UserError, match="mnist register"):
         show_models(find_project(tmp_path))
@@ -120,7 +124,7 @@ def test_a_registry_without_versions_says_what_to_run(tmp_path: Path, store: byt
 def test_what_was_deleted_in_mlflow_stands_in_nobodys_way(project: Project) -> None:
     crown(project, "1", "2", "3")
     client = open_store(project)
-    champion = bearer(Registry(client).versions(), CHAMPION)
+    champion = bearer(Registry.open(project).versions(), CHAMPION)
     assert champion is not None
     client.delete_run(champion.run_id)
     client.delete_model_version("mnist", "2")
@@ -131,6 +135,34 @@ def test_what_was_deleted_in_mlflow_stands_in_nobodys_way(project: Project) -> N
     crown(project, "1")
     assert titles(project) == {CHAMPION: "one"}
     assert labelled(project) == {"one": "version 1"}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_of_another_machine_is_waited_for_and_in_the_end_taken_for_dead(
+    project: Project, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE", 1)
+    client = open_store(project)
+    client.set_registered_model_tag("mnist", "turn.other", f"{number}|elsewhere|7 1")
+    begin = time.monotonic()
+    crown(project, "1")
+    assert time.monotonic() - begin > 1
+    assert capsys.readouterr().err == "Process 7 on elsewhere is changing the registry: waiting.\n"
+    assert client.get_registered_model("mnist").tags == {}
+
+
+def test_who_was_taken_for_dead_while_waiting_does_not_go_on(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = open_store(project)
+    client.set_registered_model_tag("mnist", "turn.other", "1|elsewhere|7 1")
+
+    def remove_all(_: float) -> None:
+        for tag in client.get_registered_model("mnist").tags:
+            client.delete_registered_model_tag("mnist", tag)
+
+    monkeypatch.setattr(time, "sleep", remove_all)
+    with pytest.raises(UserError, match="took this process for dead"):
+        crown(project, "1")
+    assert titles(project) == {}
 
 
 class Death(BaseException):

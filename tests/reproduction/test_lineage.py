@@ -1,6 +1,5 @@
 """`mnist lineage`: a walk back that notices what changed, and no secrets in the store."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import file_digest, write_json
+from mnist_pipeline.core.files import content_digest, file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.normalize import load_statistics
 from mnist_pipeline.models.model import build_model, save_model
@@ -19,10 +18,11 @@ from mnist_pipeline.provenance.environment import cpu_model
 from mnist_pipeline.reproduction.lineage import show, walk
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.sync import Agreement, sync
 from mnist_pipeline.training.history import Epoch, TrainingSummary, write_history
 from mnist_pipeline.training.params import Params, load_params
-from repository import MODULE, commit, git
-from small_project import make_project
+from repository import MODULE, commit, git, rewritten
+from small_project import MNIST, make_project
 
 SECRET = "hunter2"  # noqa: S105 - of nobody
 MLP = ModelId("mlp")
@@ -36,7 +36,7 @@ def train(project: Project, params: Params) -> str:
     with training_run(project, params, MLP, tags={}) as run:
         epoch = Epoch(1, 1.0, 0.5, 0.9, 0.6, 0.001)
         model = params.model("mlp")
-        untrained = build_model(model.architecture, model.normalization, load_statistics(project.normalization))
+        untrained = build_model(model.architecture, model.normalization, load_statistics(project.normalization), MNIST)
         save_model(untrained, project.model_file(MLP))
         write_history(project.history(MLP), [epoch])
         summary = TrainingSummary(0.6, 0.9, 1, 1, 10)
@@ -88,11 +88,12 @@ def test_a_run_tells_all_that_a_training_again_needs(trained: tuple[Project, str
     client = open_store(project)
     tags = client.get_run(run_id).data.tags
     assert tags["git_commit"] == git(project.root, "rev-parse", "HEAD").strip()
-    assert (tags["git_branch"], tags["git_dirty"]) == ("main", "true")
+    assert (tags["mlflow.source.git.branch"], tags["git_dirty"]) == ("main", "true")
     assert (tags["dvc_experiment"], tags["dvc_baseline"]) == ("brave-name", "0123abc")
     assert tags["mlflow.source.name"] == "mnist train mlp"
-    assert tags["cpu"] == cpu_model()
-    assert {"python", "tensorflow", "keras", "cuda", "inputs_key"} <= set(tags)
+    with walk(project, run_id) as found:
+        assert found.environment["cpu"] == cpu_model()
+        assert {"python", "tensorflow", "keras", "cuda"} <= set(found.environment)
     assert client.get_run(run_id).data.params["seed"] == "0"
     names = {artifact.path for artifact in client.list_artifacts(run_id)}
     assert {"params.yaml", "lineage.json", "uncommitted.diff"} <= names
@@ -162,12 +163,34 @@ def test_what_changed_since_is_told(trained: tuple[Project, str]) -> None:
     found = states(project, run_id)
     assert found["uncommitted.diff"] == "changed"
     assert "src/mnist_pipeline/training" not in found  # without its diff the code is another one, of course
-    client, tags = open_store(project), open_store(project).get_run(run_id).data.tags
-    files = json.loads(tags["files_md5"]) | {"uncommitted.diff": file_digest(diff)}
-    client.set_tag(run_id, "files_md5", json.dumps(files))
-    assert states(project, run_id)["src/mnist_pipeline/training"] == "changed"
+    with rewritten(project, run_id, content_digest(text.encode()), file_digest(diff)):
+        assert states(project, run_id)["src/mnist_pipeline/training"] == "changed"
     diff.write_text(text)
-    client.set_tag(run_id, "files_md5", tags["files_md5"])
+
+
+@pytest.mark.usefixtures("store")
+def test_what_tells_of_the_origin_comes_back_but_no_patch_that_nothing_vouches_for(
+    trained: tuple[Project, str],
+) -> None:
+    project, run_id = trained
+    (file,) = project.artifacts.rglob(f"{run_id}/artifacts/lineage.json")
+    names, tag = ("params.yaml", "lineage.json", "uncommitted.diff"), file_digest(file)
+    kept = {path: path.read_bytes() for path in map(file.with_name, names)}
+
+    def lose_and_sync() -> Agreement:
+        for path in kept:
+            path.unlink()
+        return sync(project, load_params(project.params))
+
+    assert lose_and_sync().restored == [f"mlp: the store had no intact {', '.join(names)}; restored"]
+    assert {path: path.read_bytes() for path in kept} == kept
+    open_store(project).set_tag(run_id, "lineage_md5", "of the lineage of a training on another machine")
+    found = lose_and_sync()
+    assert found.restored == ["mlp: the store had no intact params.yaml, lineage.json; restored"]
+    assert found.lost[0].startswith("mlp: the store has no intact uncommitted.diff, and the workspace cannot")
+    for path, content in kept.items():
+        path.write_bytes(content)
+    open_store(project).set_tag(run_id, "lineage_md5", tag)
 
 
 @pytest.mark.usefixtures("store")

@@ -8,6 +8,7 @@ from mnist_pipeline.registry.registry import Registry, Version
 from mnist_pipeline.tracking.artifacts import log_model
 from mnist_pipeline.tracking.store import experiment_name, open_store
 from mnist_pipeline.training.params import load_params
+from small_project import MNIST
 
 
 def register(project: Project, folder: Path, seed: int) -> Version:
@@ -20,12 +21,14 @@ def register(project: Project, folder: Path, seed: int) -> Version:
     params = load_params(project.params).model("cnn")
     keras.utils.set_random_seed(seed)
     file = folder / f"{seed}.keras"
-    save_model(build_model(params.architecture, params.normalization, load_statistics(project.normalization)), file)
+    save_model(
+        build_model(params.architecture, params.normalization, load_statistics(project.normalization), MNIST), file
+    )
     client = open_store(project)
-    experiment = client.get_experiment_by_name(experiment_name())
+    experiment = client.get_experiment_by_name(experiment_name(project))
     assert experiment is not None
     run = client.create_run(experiment.experiment_id).info.run_id
-    log_model(run, "cnn", file, step=0)
-    version = Registry(client).add(run, file_digest(file), description="", tags={"model": "cnn"})
+    log_model(client, run, "cnn", file, step=0)
+    version = Registry.open(project).add(run, file_digest(file), description="", tags={"model": "cnn"})
     file.rename(folder / f"{version.number}.keras")
     return version

@@ -50,9 +50,10 @@ def test_the_page_offers_the_champion_first_and_reads_what_it_is_sent(project: P
         registry.promote(old)
     with served(make_page(project, offers(project))) as page:
         assert "<canvas" in requests.get(page, timeout=30).text
-        versions = requests.get(f"{page}/versions", timeout=30).json()
-        assert [number for number, _ in versions] == [old.number, new.number]
-        assert versions[0][1].startswith("champion, version 1: cnn")
+        about = requests.get(f"{page}/about", timeout=30).json()
+        assert [number for number, _ in about["versions"]] == [old.number, new.number]
+        assert about["classes"] == [*map(str, range(10))]
+        assert about["versions"][0][1].startswith("champion, version 1: cnn")
         answers = [
             requests.post(f"{page}/read", picture, params={"version": "1"}, timeout=60)
             for picture in (png(Image.fromarray(draw(7)[0])), png(Image.new("L", (280, 280))))
@@ -61,7 +62,7 @@ def test_the_page_offers_the_champion_first_and_reads_what_it_is_sent(project: P
         examples = requests.get(f"{page}/examples", {"version": "1"}, timeout=30).json()
         example = requests.get(f"{page}/examples/0", timeout=30).content
     found = answers[0].json()
-    assert found["digit"] == np.argmax(found["probabilities"])
+    assert found["class_name"] == str(np.argmax(found["probabilities"]))
     assert np.shape(found["pixels"]) == np.shape(found["heat"]) == (28, 28)
     assert np.max(found["pixels"]) == 255
     assert answers[1].status_code == 422

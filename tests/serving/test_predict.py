@@ -11,6 +11,7 @@ from PIL import Image
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.serving.predict import find_trained, run
+from small_project import MNIST
 
 
 def refuse_to_load() -> Any:
@@ -30,18 +31,18 @@ def test_each_picture_gets_its_answer_from_the_model(tmp_path: Path, capsys: pyt
     files = [tmp_path / f"{index}.png" for index in range(2)]
     for file, image in zip(files, images, strict=True):
         Image.fromarray(image).save(file)
-    run(files, lambda: model, index=None, as_lines=True)
+    run(MNIST, files, lambda: model, index=None, as_lines=True)
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     expected = np.asarray(model.predict(images, verbose=0))  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose([answer["probabilities"] for answer in answers], expected, atol=1e-6)
-    assert [answer["digit"] for answer in answers] == expected.argmax(axis=1).tolist()
+    assert [answer["label"] for answer in answers] == expected.argmax(axis=1).tolist()
 
 
 def test_mistakes_are_told_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a file"):
-        run([tmp_path / "none.png"], refuse_to_load, index=None, as_lines=False)
+        run(MNIST, [tmp_path / "none.png"], refuse_to_load, index=None, as_lines=False)
     with pytest.raises(UserError, match="--index is for one IDX file"):
-        run([tmp_path, tmp_path], refuse_to_load, index=0, as_lines=False)
+        run(MNIST, [tmp_path, tmp_path], refuse_to_load, index=0, as_lines=False)
 
 
 def test_a_model_that_is_not_there_is_refused_with_the_nearest_name(project: Project) -> None:

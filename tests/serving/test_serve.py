@@ -26,10 +26,10 @@ from registered import register
 
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.registry.registry import open_registry
-from mnist_pipeline.serving.images import read_digit
-from small_project import draw_digits, make_project
+from mnist_pipeline.serving.images import read_image
+from small_project import MNIST, draw_digits, make_project
 
-MNIST = str(Path(sys.executable).with_name("mnist"))
+COMMAND = str(Path(sys.executable).with_name("mnist"))
 IMAGES = draw_digits(40, seed=5).images
 
 
@@ -57,7 +57,7 @@ class Server:
         status, answer = self.ask("POST", "/predict", json.dumps({"pixels": pixels.tolist()}))
         assert status == 200
         assert [np.argmax(each["probabilities"]) for each in answer["readings"]] == [
-            each["digit"] for each in answer["readings"]
+            each["label"] for each in answer["readings"]
         ]
         return answer["version"], np.array([each["probabilities"] for each in answer["readings"]], np.float32)
 
@@ -72,7 +72,7 @@ def start(project: Project, *arguments: str) -> Server:
     """Start a server, and wait until it says where it answers."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     process = subprocess.Popen(
-        [MNIST, "serve", "--port", "0", *arguments],
+        [COMMAND, "serve", "--port", "0", *arguments],
         cwd=project.root, env=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -152,7 +152,7 @@ def test_a_picture_is_prepared_as_mnist_predict_prepares_it(server: Server, tmp_
     Image.fromarray(draw(3)[0]).save(file)
     status, answer = server.ask("POST", "/predict", file.read_bytes(), "image/png")
     assert status == 200
-    expected = server.expected("1", read_digit(file).pixels[np.newaxis])
+    expected = server.expected("1", read_image(MNIST, file).pixels[np.newaxis])
     np.testing.assert_allclose([answer["readings"][0]["probabilities"]], expected, atol=1e-5)
     assert "the picture is dark on light and was inverted" in answer["notes"][0]
 
@@ -162,7 +162,7 @@ def pixels(values: Any) -> str:
 
 
 ZEROS = np.zeros((1, 28, 28), int)
-ALLOWED = "integers from 0 (paper) to 255 (ink)"
+ALLOWED = "integers from 0 (black) to 255 (white)"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,12 @@ def test_it_takes_the_process_that_asks_mlflow_with_it_when_it_ends(project: Pro
 def test_a_taken_port_and_a_missing_champion_are_told_in_a_sentence(project: Project, tmp_path: Path) -> None:
     def serve(folder: Path, port: int) -> list[str]:
         done = subprocess.run(
-            [MNIST, "serve", "--port", str(port)], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+            [COMMAND, "serve", "--port", str(port)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         assert done.returncode == 1
         return done.stderr.splitlines()

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mnist_pipeline.serving.images import DigitImage
+from mnist_pipeline.serving.images import InputImage
 from mnist_pipeline.serving.show import as_json, render
+from small_project import MNIST
 
 PIXELS = np.zeros((28, 28), np.uint8)
 PIXELS[5:23, 13:16] = 255
-IMAGE = DigitImage(Path("one[1].png"), PIXELS, inverted=True)
+IMAGE = InputImage(Path("one[1].png"), PIXELS, inverted=True)
 PROBABILITIES = np.array([0.1, 0.74, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02], np.float32)
 
 
 def printed(encoding: str = "utf-8", *, terminal: bool = False) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     console = Console(file=stream, force_terminal=terminal, width=80, soft_wrap=True)
-    console.print(render(IMAGE, PROBABILITIES, ascii_only=console.options.ascii_only))
+    console.print(render(MNIST, IMAGE, PROBABILITIES, ascii_only=console.options.ascii_only))
     stream.seek(0)
     return stream.read()
 
@@ -50,7 +51,7 @@ def test_ascii_output_has_nothing_but_ascii_and_still_shows_the_bars() -> None:
 
 @pytest.mark.parametrize("index", [None, 7])
 def test_json_says_all_there_is(index: int | None) -> None:
-    image = DigitImage(IMAGE.file, PIXELS, inverted=True, index=index)
-    answer = json.loads(json.dumps(as_json(image, PROBABILITIES), allow_nan=False))
+    image = InputImage(IMAGE.file, PIXELS, inverted=True, index=index)
+    answer = json.loads(json.dumps(as_json(MNIST, image, PROBABILITIES), allow_nan=False))
     assert answer.pop("probabilities") == pytest.approx(PROBABILITIES.tolist())
-    assert answer == {"file": "one[1].png", "index": index, "digit": 1, "inverted": True}
+    assert answer == {"file": "one[1].png", "index": index, "label": 1, "class_name": "1", "inverted": True}

@@ -10,7 +10,7 @@ from mnist_pipeline.core.files import file_digest, write_json
 from mnist_pipeline.core.project import ModelId, find_project
 from mnist_pipeline.training.history import Epoch, TrainingSummary, write_history
 from mnist_pipeline.training.params import load_params
-from small_project import draw_digits, write_data
+from small_project import MNIST, draw_digits, write_data
 
 project = find_project()
 params = load_params(project.params)
@@ -37,7 +37,7 @@ def train(name: str) -> None:
         for epoch in history:
             run.log_new_epoch(epoch)
         keras.utils.set_random_seed(params.seed)
-        network = build_model(entry.architecture, entry.normalization, load_statistics(project.normalization))
+        network = build_model(entry.architecture, entry.normalization, load_statistics(project.normalization), MNIST)
         save_model(network, project.model_file(model))
         write_history(project.history(model), history)
         summary = TrainingSummary(accuracy, 0.3, 3, 3, network.count_params())

@@ -22,10 +22,10 @@ from mnist_pipeline.core.project import ModelId, Project, find_project
 from mnist_pipeline.core.records import read_json
 from mnist_pipeline.registry.candidate import Best
 from mnist_pipeline.tracking.artifacts import logged_model_id
+from mnist_pipeline.tracking.page.views import MODELS_VIEWS, TRIALS_VIEWS
 from mnist_pipeline.tracking.runs import find_run_by_digest, training_run
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.tracking.sync import sync
-from mnist_pipeline.tracking.views import MODELS_VIEWS, TRIALS_VIEWS
 from mnist_pipeline.training.params import Params, load_params
 from small_project import ROOT, draw_digits, make_project
 
@@ -48,7 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project
 
 def run_of(project: Project, name: str) -> Any:
     """Return the run that trained a model of the project."""
-    return find_run_by_digest(open_store(project), file_digest(project.model_file(name)))
+    return find_run_by_digest(open_store(project), project, file_digest(project.model_file(name)))
 
 
 def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]) -> None:
@@ -66,8 +66,15 @@ def test_one_run_holds_everything_about_a_model(finished: tuple[Project, Params]
         assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == [1, 2]
     assert run.data.metrics["test_accuracy"] == read_json(project.test_report("cnn"), dict[str, Any], "")["accuracy"]
     assert run.data.metrics["training_seconds"] > 0
-    assert {"python", "tensorflow", "git_commit", "device_kind"} <= set(run.data.tags)
-    assert "cnn" in run.data.tags["mlflow.note.content"]
+    own = {tag for tag in run.data.tags if not tag.startswith("mlflow.")}
+    assert own - {"champion"} == {
+        "model", "host", "process", "git_commit", "inputs_key", "lineage_md5", "device", "model_md5",
+            "params_md5",
+    }  # fmt: skip
+    description = run.data.tags["mlflow.note.content"]
+    assert f"| cnn&emsp; | {run.data.metrics['best_val_accuracy']:.2%}&emsp; |" in description
+    assert f"/runs/{run.info.run_id}/artifacts/report/figures/recall.png)" in description
+    assert description.count("**cnn**: cnn, trained by") == 1
 
 
 def test_the_views_show_what_is_really_logged(finished: tuple[Project, Params]) -> None:

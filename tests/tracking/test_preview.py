@@ -10,12 +10,12 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.augmentation_sheet import DRAWS, GAP, contact_sheet, write_contact_sheet
 from mnist_pipeline.training.params import ModelParams, Params
-from small_project import draw_digits
+from small_project import MNIST, draw_digits
 
 
 def test_a_sheet_has_a_row_per_digit_that_starts_with_the_original(params: Params) -> None:
     examples = draw_digits(40, 0)
-    figure = contact_sheet("cnn", params.model("cnn"), examples, seed=0)
+    figure = contact_sheet("cnn", params.model("cnn"), MNIST, examples, seed=0)
     shown = np.asarray(figure.axes[0].images[0].get_array())
     assert shown.shape == (10 * (28 + GAP) - GAP, (1 + DRAWS) * (28 + GAP) - GAP)
     row = shown[:28]
@@ -45,7 +45,7 @@ def test_a_name_that_cannot_be_written_and_a_model_without_augmentation_are_refu
     with pytest.raises(UserError, match=r"folder\.png cannot be written"):
         write_contact_sheet(project, params, "mlp", tmp_path / "folder.png", 0)
     content = params.model("mlp").model_dump()
-    content["augmentation"] = {**dict.fromkeys(content["augmentation"], 0), "elastic_smoothing": 4}
+    content["augmentation"] = {**dict.fromkeys(content["augmentation"], 0), "elastic_smoothing": 4, "flip": False}
     off = params.model_copy(update={"models": {"mlp": ModelParams.model_validate(content)}})
     with pytest.raises(UserError, match=r"models\.mlp\.augmentation is off"):
         write_contact_sheet(project, off, "mlp", tmp_path / "sheet.png", 0)

@@ -10,7 +10,7 @@ from mnist_pipeline.data.dataset import save_subset
 from mnist_pipeline.tracking.store import open_store
 from small_project import draw_digits
 
-EPOCHS = 12
+EPOCHS = 5
 
 
 def train(project: Project, *, kill_after_epoch: int | None) -> tuple[int, str]:
@@ -30,15 +30,14 @@ def test_a_killed_training_continues_its_run(project: Project) -> None:
     save_subset(project.split / "train.npz", draw_digits(20_000, 0))
     text = project.params.read_text(encoding="utf-8")
     project.params.write_text(text.replace("epochs: 2 ", f"epochs: {EPOCHS} "), encoding="utf-8")
-    # Spaces keep the number of the epoch at two digits wide, so it is a word of its own from the tenth on.
-    assert train(project, kill_after_epoch=10)[0] == -signal.SIGKILL
+    assert train(project, kill_after_epoch=1)[0] == -signal.SIGKILL
     assert project.checkpoint("mlp").exists()
     assert not project.model_file("mlp").exists()
 
     exit_code, output = train(project, kill_after_epoch=None)
 
     assert exit_code == 0
-    assert "mlp: resuming after epoch 1" in output  # 10, or a later one if the kill came late
+    assert "mlp: resuming after epoch " in output  # 1, or a later one if the kill came late
 
     client = open_store(project)
     experiment = client.get_experiment_by_name("mnist")

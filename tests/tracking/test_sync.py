@@ -6,17 +6,15 @@ One project and one sequence, because each command of DVC takes seconds: a modul
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from server import running_server
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
@@ -298,7 +296,7 @@ def test_what_the_store_lost_of_its_files_comes_back(here: Workspace) -> None:
 
 
 def load_version(here: Workspace, number: str) -> None:
-    registry = Registry(open_store(here.project))
+    registry = Registry.open(here.project)
     registry.load(next(version for version in registry.versions() if version.number == number))
 
 
@@ -406,38 +404,13 @@ def test_a_fresh_clone_that_pulled_gets_runs_and_champion(here: Workspace, tmp_p
 
 
 def test_a_server_gets_the_runs_over_http(here: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        f"{sys.executable} -m mlflow server --port {port} --workers 1 "
-        f"--backend-store-uri sqlite:///{tmp_path}/server.db --artifacts-destination {tmp_path}/artifacts".split(),
-        env={**here.environment, "MLFLOW_DISABLE_TELEMETRY": "true"},
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        wait_for(port)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:hunter2@127.0.0.1:{port}")
+    with running_server(tmp_path) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:hunter2@127.0.0.1:{server.behind}")
         assert here.sync() == [RUN, REPORT]
         run = here.run_of_model()
         assert run.data.tags["restored"] == "true"
         with walk(here.project, "models:/mnist@champion") as walked:
             states = {finding.what.split()[0]: finding.state for finding in walked.findings}
         assert states["registered"] == states["model"] == "verified"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(timeout=30)
     everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"hunter2" not in everything
-
-
-def wait_for(port: int) -> None:
-    for _ in range(240):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise AssertionError("the server did not come up in two minutes")

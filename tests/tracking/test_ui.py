@@ -9,14 +9,24 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from mnist_pipeline.core.project import Project
+from card import FACTS, PAIRS
+from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.registry.model_card import description, model_card
+from mnist_pipeline.tracking.contents import artifacts_page, as_metrics, with_result
+from mnist_pipeline.tracking.page.views import TRIALS_VIEWS
 from mnist_pipeline.tracking.store import experiment_name, open_store
+from mnist_pipeline.tracking.studies import TrialEnd, study_run
 from pages import CHROMIUM, open_tab
-from small_project import make_project
+from small_project import draw_digits, make_project
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from playwright.sync_api import Page
 
 MNIST = str(Path(sys.executable).with_name("mnist"))
 
@@ -46,6 +56,34 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> str:
     return errors
 
 
+def fill(project: Project, client: "MlflowClient") -> None:
+    """Log three trainings, of which the best has a figure and is a version, and a study of three trials."""
+    experiment = client.get_experiment_by_name(experiment_name(project)).experiment_id
+    for accuracy in (0.97, 0.985, 0.9925):
+        run = client.create_run(experiment, run_name=f"cnn {accuracy}")
+        for step in (1, 2):
+            client.log_batch(run.info.run_id, as_metrics({"val_accuracy": accuracy, "train_accuracy": accuracy}, step))
+        client.log_metric(run.info.run_id, "best_val_accuracy", accuracy)
+    values, names = (
+        (0.9925, 0.99, 1234),
+        ("calibration", "confidently_wrong", "confusion_matrix", "recall", "robustness"),
+    )
+    figures = [f"report/figures/{name}.png" for name in names]
+    client.log_image(run.info.run_id, draw_digits(1, seed=0).images[0], figures[3])
+    note = with_result("**cnn**: a network.", ModelId("cnn"), values, figures, artifacts_page(run))
+    client.set_tag(run.info.run_id, "mlflow.note.content", note)
+    client.create_registered_model("mnist")
+    card = description(model_card(FACTS, PAIRS), artifacts_page(run))
+    client.create_model_version("mnist", f"runs:/{run.info.run_id}/report", run.info.run_id, description=card)
+    definition = {"model": "mlp", "data.train": "a" * 32, "data.validation": "b" * 32}
+    with study_run(project, "mlp", "study", definition) as study:
+        for number, accuracy in enumerate((0.5, 0.7, 0.6)):
+            result = {"best_val_accuracy": accuracy}
+            trial = study.start_trial(number, {"training.batch_size": 64})
+            trial.end(TrialEnd(number, "complete", trial.values, result, {}, "val_accuracy", None))
+        study.log_result({"best_val_accuracy": 0.7, "trials_complete": 3}, {})
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A page of three runs, while somebody else has MLflow's port; and the addresses that were printed and opened."""
@@ -55,10 +93,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
             patch.delenv(name, raising=False)
         client = open_store(project)
-    experiment = client.get_experiment_by_name(experiment_name()).experiment_id
-    for accuracy in (0.985, 0.9925, 0.97):
-        run = client.create_run(experiment).info.run_id
-        client.log_metric(run, "best_val_accuracy", accuracy)
+        fill(project, client)
     browser = folder / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" >{folder}/opened\n', encoding="utf-8")
     browser.chmod(0o755)
@@ -86,18 +121,72 @@ def test_the_table_of_models_is_printed_and_opened_on_the_next_free_port(
     assert curves.endswith("&compareRunsMode=CHART")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.fixture(scope="module")
+def tab() -> Iterator["Page"]:
+    """A tab of the browser."""
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    with open_tab() as tab:
+        tab.set_default_timeout(60_000)
+        yield tab
+
+
 def test_the_first_row_of_the_printed_address_is_the_best_model(
-    page: tuple[subprocess.Popen[str], list[str]],
+    page: tuple[subprocess.Popen[str], list[str]], tab: "Page"
 ) -> None:
+    tab.goto(page[1][0])
+    assert column(tab, "metrics.`best_val_accuracy`", 3) == ["0.9925", "0.985", "0.97"]
+
+
+def column(tab: "Page", name: str, rows: int) -> list[str]:
+    """Return what stands in a column of the table of runs, as soon as it has these many rows."""
     from playwright.sync_api import expect
 
-    with open_tab() as tab:
-        tab.goto(page[1][0])
-        cells = tab.locator("[role=gridcell][col-id='metrics.`best_val_accuracy`']")
-        expect(cells).to_have_text(["0.9925", "0.985", "0.97"], timeout=60_000)
-        tab.goto(page[1][1])
-        expect(tab.get_by_text("Accuracy: validation, training")).to_be_visible(timeout=60_000)
+    cells = tab.locator(f"[role=gridcell][col-id='{name}']")
+    expect(cells).to_have_count(rows, timeout=60_000)
+    return cells.all_inner_texts()
+
+
+def test_the_learning_curves_are_drawn_under_titles(page: tuple[subprocess.Popen[str], list[str]], tab: "Page") -> None:
+    tab.goto(page[1][1])
+    for title in ("Accuracy: validation, training", "Loss: validation, training", "val_accuracy", "train_accuracy"):
+        tab.get_by_text(title, exact=True).first.wait_for()
+    tab.locator(".js-plotly-plot path.js-line").first.wait_for(state="attached")
+
+
+def test_a_run_tells_how_good_it_is_and_shows_its_figures(
+    page: tuple[subprocess.Popen[str], list[str]], tab: "Page"
+) -> None:
+    tab.goto(page[1][0])
+    tab.get_by_role("link", name="cnn 0.9925").first.click()
+    tab.get_by_role("cell", name="99.25%").wait_for()
+    with tab.expect_popup() as opened:
+        tab.get_by_role("link", name="recall", exact=True).click()
+    figure = opened.value.get_by_role("img", name="report/figures/recall.png")
+    figure.wait_for(timeout=60_000)
+    assert figure.evaluate("image => image.naturalWidth") == 28
+    opened.value.close()
+
+
+def test_the_card_of_a_version_is_rendered_with_its_tables(
+    page: tuple[subprocess.Popen[str], list[str]], tab: "Page"
+) -> None:
+    tab.goto(f"{page[1][0].partition('#')[0]}#/models/mnist/versions/1?workflowType=machine_learning")
+    tab.get_by_role("cell", name="validation (chosen by this)").wait_for()
+    assert tab.get_by_role("heading", name="Known failure cases").count() == 1
+    assert tab.locator("table").count() >= 3
+
+
+def test_the_trials_of_a_study_are_listed_best_first_and_below_their_study(
+    page: tuple[subprocess.Popen[str], list[str]], tab: "Page"
+) -> None:
+    tab.goto(TRIALS_VIEWS[0].address(page[1][0].partition("#")[0], "2"))
+    assert column(tab, "metrics.`best_val_accuracy`", 3) == ["0.7", "0.6", "0.5"]
+    tab.get_by_role("link", name="mlp trial 1").first.click()
+    tab.get_by_role("link", name="mlp study").first.click()  # the parent
+    tab.get_by_role("cell", name="0.7000").wait_for()
+    for number in range(3):
+        tab.get_by_role("link", name=f"mlp trial {number}").first.wait_for()
 
 
 def test_it_is_lean_and_ends_at_ctrl_c(page: tuple[subprocess.Popen[str], list[str]]) -> None:

@@ -11,7 +11,7 @@ from mnist_pipeline.data.normalize import fit
 from mnist_pipeline.training.checkpoint import Checkpoint
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import ModelParams
-from small_project import draw_digits, tiny_params
+from small_project import MNIST, draw_digits, tiny_params
 
 EPOCHS = 6
 
@@ -32,12 +32,12 @@ def train_in_process(folder: str, kill_after: float | None) -> None:
             threading.Timer(kill_after, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     images = draw_digits(20_000, 0)
-    data = TrainingData(images, draw_digits(500, 1), fit(images.images))
+    data = TrainingData(images, draw_digits(500, 1), fit(images.images), MNIST)
     checkpoint = Checkpoint(Path(folder) / "checkpoint.npz", key="this training")
     device = choose_device("cpu")
     result = train(killable_params(), data, seed=3, device=device, on_epoch=on_epoch, checkpoint=checkpoint)
     digest = hashlib.sha256(b"".join(array.tobytes() for array in result.model.get_weights())).hexdigest()
-    epochs = " ".join(f"{epoch.epoch}:{epoch.loss}:{epoch.validation_loss}" for epoch in result.history)
+    epochs = " ".join(f"{epoch.epoch}:{epoch.train_loss}:{epoch.val_loss}" for epoch in result.history)
     (Path(folder) / "result.txt").write_text(f"{digest} {epochs}", encoding="utf-8")
 
 

@@ -11,10 +11,10 @@ from mnist_pipeline.training.checkpoint import Checkpoint
 from mnist_pipeline.training.devices import Device
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import ModelParams
-from small_project import draw_digits, tiny_params
+from small_project import MNIST, draw_digits, tiny_params
 
 ONE, TWO = ("/device:CPU:0",), ("/device:CPU:0", "/device:CPU:1")
-OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4}
+OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4, "flip": False}
 # An odd number for validation, so that two replicas cannot share it evenly.
 TRAIN, VALIDATION = draw_digits(500, 0), draw_digits(201, 1)
 STATISTICS = fit_statistics(TRAIN.images)
@@ -28,11 +28,13 @@ def divide_cpu() -> None:
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
-def make_model(name: str, *, dropout: float = 0.0, augmented: bool = False, **training: Any) -> ModelParams:
+def make_model(
+    name: str, *, dropout: float = 0.0, batch_normalization: bool = False, augmented: bool = False, **training: Any
+) -> ModelParams:
     """Return a tiny model's parameters, without anything random unless it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
         content = tiny_params(Path(folder)).model(name).model_dump()
-    content["architecture"]["dropout"] = dropout
+    content["architecture"] |= {"dropout": dropout, "batch_normalization": batch_normalization}
     content["training"] |= training
     if not augmented:
         content["augmentation"] = OFF
@@ -49,13 +51,13 @@ def fit(
     from mnist_pipeline.training.trainer import train
 
     device = Device("cpu", names, precision, xla=xla)
-    result = train(model, TrainingData(TRAIN, VALIDATION, STATISTICS), seed=0, device=device, **more)
+    result = train(model, TrainingData(TRAIN, VALIDATION, STATISTICS, MNIST), seed=0, device=device, **more)
     return {
-        "history": [[epoch.loss, epoch.accuracy, epoch.validation_loss] for epoch in result.history],
+        "history": [[epoch.train_loss, epoch.train_accuracy, epoch.val_loss] for epoch in result.history],
         "weights": b"".join(array.tobytes() for array in result.model.get_weights()),
         "layers": {layer.dtype_policy.name for layer in result.model.layers if layer.name != "pixels"},
         "policy_afterwards": keras.config.dtype_policy().name,
-        "accuracy_claimed": result.best.validation_accuracy,
+        "accuracy_claimed": result.best.val_accuracy,
         "accuracy": _accuracy(result.model.predict(VALIDATION.images, verbose=0)),
     }
 
@@ -76,9 +78,10 @@ def draws_of_replicas() -> dict[str, Any]:
     from mnist_pipeline.training.training_model import prepare, separate_replicas
 
     params = make_model("mlp", dropout=0.5, augmented=True)
-    with Device("cpu", TWO, "float32", xla=False).scope():
+    device = Device("cpu", TWO, "float32", xla=False)
+    with device.scope():
         model = _build(params)
-        trained = prepare(model, params, seed=0, steps=1, xla=False)
+        trained = prepare(model, params, seed=0, steps=1, device=device)
     separate_replicas(model, trained)
     strategy: Any = trained.distribute_strategy
     same = tf.constant(np.repeat(TRAIN.images[:1], 50, axis=0))
@@ -108,7 +111,7 @@ def save_and_load(precision: Any) -> dict[str, Any]:
     from mnist_pipeline.training.data import TrainingData
     from mnist_pipeline.training.trainer import train
 
-    device, data = Device("cpu", ONE, precision, xla=False), TrainingData(TRAIN, VALIDATION, STATISTICS)
+    device, data = Device("cpu", ONE, precision, xla=False), TrainingData(TRAIN, VALIDATION, STATISTICS, MNIST)
     result = train(make_model("cnn", epochs=1), data, seed=0, device=device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
@@ -125,7 +128,7 @@ def _stop(_: Epoch) -> bool:
 def _build(params: ModelParams) -> Any:
     from mnist_pipeline.models.model import build_model
 
-    return build_model(params.architecture, params.normalization, STATISTICS)
+    return build_model(params.architecture, params.normalization, STATISTICS, MNIST)
 
 
 def _accuracy(probabilities: Any) -> float:

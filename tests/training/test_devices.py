@@ -11,7 +11,7 @@ from typing import Any
 import logical_devices
 import numpy as np
 import pytest
-from logical_devices import TWO, fit, interrupt_and_resume, make_model
+from logical_devices import ONE, TWO, fit, interrupt_and_resume, make_model
 
 from mnist_pipeline.training.devices import Device
 
@@ -57,6 +57,12 @@ def test_a_resumed_training_on_two_devices_with_scaled_losses_ends_with_the_same
     assert elsewhere(interrupt_and_resume, *training)["weights"] == elsewhere(fit, *training)["weights"]
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_resumed_convolutional_training_ends_with_the_same_weights(elsewhere: Elsewhere, precision: str) -> None:
+    training = (make_model("cnn", dropout=0.3, batch_normalization=True), ONE, precision)
+    assert elsewhere(interrupt_and_resume, *training)["weights"] == elsewhere(fit, *training)["weights"]
+
+
 def test_an_xla_step_trains_like_one_without(elsewhere: Elsewhere, plain: dict[str, Any]) -> None:
     compiled = elsewhere(fit, make_model("mlp"), xla=True)
     np.testing.assert_allclose(compiled["history"], plain["history"], atol=0.01)
@@ -84,10 +90,6 @@ def test_the_saved_model_of_a_mixed_training_is_an_ordinary_one(elsewhere: Elsew
 
 
 def test_a_run_says_what_it_trained_on() -> None:
-    assert Device("gpu", ("/device:GPU:0", "/device:GPU:1"), "mixed_float16", xla=False).tags() == {
-        "device_kind": "gpu",
-        "device_names": "/device:GPU:0, /device:GPU:1",
-        "device_precision": "mixed_float16",
-        "device_strategy": "mirrored",
-        "device_xla": "false",
-    }
+    two = ("/device:GPU:0", "/device:GPU:1")
+    assert Device("gpu", two, "mixed_float16", xla=True).tags() == {"device": "2 gpu, mixed_float16, xla"}
+    assert Device("cpu", ("/device:CPU:0",), "float32", xla=False).tags() == {"device": "cpu, float32"}

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.project import Project
 from mnist_pipeline.core.records import read_table
 from mnist_pipeline.data.dataset import Subset
+from mnist_pipeline.data.params import Data
 from mnist_pipeline.training.history import Epoch, best_epoch, write_history
 from mnist_pipeline.training.params import ModelParams
-from small_project import draw_digits, tiny_params
+from small_project import MNIST, draw_digits, tiny_params
 
 TRAIN, VALIDATION = draw_digits(500, 0), draw_digits(200, 1)
 
@@ -33,7 +35,7 @@ def fit(model: ModelParams, seed: int = 0, **more: Any) -> Any:
     from mnist_pipeline.training.devices import choose_device
     from mnist_pipeline.training.trainer import train
 
-    data = TrainingData(TRAIN, VALIDATION, fit_statistics(TRAIN.images))
+    data = TrainingData(TRAIN, VALIDATION, fit_statistics(TRAIN.images), MNIST)
     return train(model, data, seed=seed, device=choose_device("cpu"), **more)
 
 
@@ -81,16 +83,16 @@ def test_the_best_epoch_by_validation_is_kept(mlp: ModelParams, monitor: Literal
     assert result.best.rank(monitor) == max(epoch.rank(monitor) for epoch in result.history)
     assert result.best.epoch < 8
     predicted = result.model.predict(VALIDATION.images, verbose=0).argmax(axis=1)
-    assert (predicted == VALIDATION.labels).mean() == pytest.approx(result.best.validation_accuracy, abs=1e-6)
+    assert (predicted == VALIDATION.labels).mean() == pytest.approx(result.best.val_accuracy, abs=1e-6)
 
 
 def test_validation_and_the_kept_weights_are_the_averaged_ones(mlp: ModelParams) -> None:
     averaged, plain = fit(change(mlp, weight_average=0.9)), fit(change(mlp, weight_average=0.0))
     # The training itself is the same to the bit: averages are put in for validation and taken out again.
-    assert [epoch.loss for epoch in averaged.history] == [epoch.loss for epoch in plain.history]
+    assert [epoch.train_loss for epoch in averaged.history] == [epoch.train_loss for epoch in plain.history]
     assert weights(averaged) != weights(plain)
     predicted = averaged.model.predict(VALIDATION.images, verbose=0).argmax(axis=1)
-    assert (predicted == VALIDATION.labels).mean() == pytest.approx(averaged.best.validation_accuracy, abs=1e-6)
+    assert (predicted == VALIDATION.labels).mean() == pytest.approx(averaged.best.val_accuracy, abs=1e-6)
 
 
 def test_early_stopping_and_a_callback_end_the_training(mlp: ModelParams) -> None:
@@ -130,14 +132,14 @@ def test_a_batch_that_devices_cannot_share_is_refused(mlp: ModelParams) -> None:
 
 def test_final_epochs_see_the_images_as_they_are(mlp: ModelParams) -> None:
     plain = mlp.model_dump() | {"augmentation": dict.fromkeys(mlp.augmentation.model_dump(), 0)}
-    plain["augmentation"]["elastic_smoothing"] = 4
+    plain["augmentation"] |= {"elastic_smoothing": 4, "flip": False}
     never = fit(ModelParams.model_validate(plain))
     switched_off = fit(change(mlp, final_epochs_without_augmentation=mlp.training.epochs))
     augmented = fit(mlp)
     np.testing.assert_allclose(
-        [epoch.loss for epoch in switched_off.history], [epoch.loss for epoch in never.history], rtol=1e-3
+        [epoch.train_loss for epoch in switched_off.history], [epoch.train_loss for epoch in never.history], rtol=1e-3
     )
-    assert augmented.history[-1].loss != pytest.approx(never.history[-1].loss, rel=1e-3)
+    assert augmented.history[-1].train_loss != pytest.approx(never.history[-1].train_loss, rel=1e-3)
 
 
 def test_each_epoch_is_another_permutation_that_depends_on_the_seed(mlp: ModelParams) -> None:
@@ -148,7 +150,8 @@ def test_each_epoch_is_another_permutation_that_depends_on_the_seed(mlp: ModelPa
 
     def orders(seed: int, first_epoch: int = 0) -> list[list[int]]:
         seen = [
-            pixels.numpy()[:, 0, 0] for pixels, _ in training_batches(numbered, training, seed, first_epoch=first_epoch)
+            pixels.numpy()[:, 0, 0]
+            for pixels, _ in training_batches(numbered, 10, training, seed, first_epoch=first_epoch)
         ]
         return np.concatenate(seen).reshape(-1, 10).tolist()
 
@@ -187,7 +190,7 @@ def test_schedules_pass_through_their_points(mlp: ModelParams, schedule: dict[st
 def test_every_optimizer_learns(mlp: ModelParams, optimizer: dict[str, Any]) -> None:
     content = change(mlp, epochs=8, optimizer=optimizer, label_smoothing=0.05).model_dump()
     content["augmentation"]["shift"] = 0  # where the bar is, is what these images mean
-    assert fit(ModelParams.model_validate(content)).best.validation_accuracy > 0.3
+    assert fit(ModelParams.model_validate(content)).best.val_accuracy > 0.3
 
 
 def test_history_survives_its_file_bit_for_bit(tmp_path: Path) -> None:
@@ -208,3 +211,46 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"device is `gpu`.*sees only.*\.\[gpu\]"):
         choose_device("gpu")
     assert choose_device("auto").kind == "cpu"
+
+
+def test_images_of_any_size_and_number_of_classes_are_learned_from(mlp: ModelParams) -> None:
+    from mnist_pipeline.data.normalize import fit as fit_statistics
+    from mnist_pipeline.training.data import TrainingData
+    from mnist_pipeline.training.devices import choose_device
+    from mnist_pipeline.training.trainer import train
+
+    about = Data.model_validate(MNIST.model_dump() | {"image_size": [20, 24], "classes": ["a", "b", "c", "d"]})
+    keep = TRAIN.labels < 4
+    some = Subset(TRAIN.images[keep, :20, :24], TRAIN.labels[keep])  # where their bars are
+    data = TrainingData(some, some, fit_statistics(some.images), about)
+    content = change(mlp, epochs=10, weight_average=0.0).model_dump()
+    content["augmentation"] |= {"flip": True, "shift": 0}
+    result = train(ModelParams.model_validate(content), data, seed=0, device=choose_device("cpu"))
+    assert (result.model.input_shape, result.model.output_shape) == ((None, 20, 24), (None, 4))
+    assert result.best.val_accuracy > 0.5  # by chance, 0.25
+
+
+@pytest.mark.parametrize(("old", "new"), [("image_size: [28, 28]", "image_size: [20, 20]"), ("'8', '9'", "'8'")])
+def test_splits_of_other_data_than_the_parameters_name_are_refused(project: Project, old: str, new: str) -> None:
+    from mnist_pipeline.training.data import TrainingData
+
+    TrainingData.load(project)
+    text = project.params.read_text(encoding="utf-8")
+    assert old in text
+    project.params.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(UserError, match=r"train\.npz does not hold images of .* run `mnist split` and"):
+        TrainingData.load(project)
+
+
+def test_a_precision_that_does_not_pay_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorflow")
+    from mnist_pipeline.training import devices
+
+    monkeypatch.setattr(devices, "cpu_flags", list[str])
+    with pytest.raises(UserError, match=r"precision is `bfloat16`, which takes .*amx_bf16.*set precision to `float32`"):
+        devices.choose_device("cpu", "bfloat16")
+    with pytest.raises(UserError, match=r"precision is `float16`, which takes a GPU.*set precision to `float32`"):
+        devices.choose_device("cpu", "float16")
+    monkeypatch.setattr(devices, "cpu_flags", lambda: ["avx512f", "amx_bf16"])
+    assert devices.choose_device("cpu", "bfloat16").precision == "mixed_bfloat16"
+    assert devices.choose_device("cpu", "auto").precision == "float32"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from commands import running_ray
+from ruamel.yaml import YAML
 
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import save_subset
@@ -12,11 +13,12 @@ from mnist_pipeline.data.normalize import fit, save_statistics
 from mnist_pipeline.training.params import Params
 from mnist_pipeline.tuning.cluster import Resources
 from mnist_pipeline.tuning.plan import Plan
-from small_project import draw_digits
+from small_project import MNIST, draw_digits
 
 PARAMS = """\
 seed: 0
 device: cpu
+precision: auto
 split: {validation_size: 100, seed: 0}
 train: [tiny]
 models:
@@ -33,7 +35,7 @@ models:
       monitor: accuracy
       early_stopping: 0
       final_epochs_without_augmentation: 0
-    augmentation: {rotation: 0, shift: 0, zoom: 0, shear: 0, elastic: 0, elastic_smoothing: 4}
+    augmentation: {rotation: 0, shift: 0, zoom: 0, shear: 0, elastic: 0, elastic_smoothing: 4, flip: false}
 tune:
   pruner: none
   space:
@@ -48,7 +50,9 @@ def make_project(root: Path) -> Project:
     """Write the parameters and the train and validation splits; there is no test split to open."""
     root.mkdir(parents=True, exist_ok=True)
     project = Project(root=root, top=root, home=root)
-    project.params.write_text(PARAMS)
+    with project.params.open("w") as file:
+        YAML().dump({"data": MNIST.model_dump(mode="json")}, file)
+        file.write(PARAMS)
     (root / "dvc.yaml").write_text("stages: {}\n")
     subsets = {"train": draw_digits(200, seed=0), "validation": draw_digits(100, seed=1)}
     for name, subset in subsets.items():

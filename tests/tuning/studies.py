@@ -66,10 +66,15 @@ def study_of(plan: Plan) -> optuna.Study:
     return load_study(find_studies(plan.project), plan.study)
 
 
+def created(plan: Plan) -> optuna.Study:
+    """Create or resume a study outside a session."""
+    return create_or_resume(plan, find_studies(plan.project, plan.storage).open(plan.study))
+
+
 def told(plan: Plan, *values: list[float]) -> Plan:
     """Make a study whose trials came to these values."""
     plan = replace(plan, trials=len(values))
-    study = create_or_resume(plan)
+    study = created(plan)
     for numbers in values:
         trial = ask(study, plan)
         assert trial is not None
@@ -93,7 +98,7 @@ def finished(plan: Plan) -> list[tuple[dict[str, Any], list[float] | None]]:
 def runs_of(plan: Plan) -> tuple[Run, dict[int, Run]]:
     """Return the study's run and its child runs by trial."""
     client: MlflowClient = open_store(plan.project)
-    experiment = client.get_experiment_by_name(tuning_experiment_name())
+    experiment = client.get_experiment_by_name(tuning_experiment_name(plan.project))
     (parent,) = client.search_runs([experiment.experiment_id], f"tags.study_id = '{study_of(plan).user_attrs['id']}'")
     children = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'", max_results=1000

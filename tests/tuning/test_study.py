@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from studies import states_of, study_of, told, trials_of
+from studies import created, states_of, study_of, told, trials_of
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.tuning.plan import Plan
@@ -17,8 +17,8 @@ from mnist_pipeline.tuning.study import ATTEMPTS, ask, create_or_resume, load_st
 
 def open_study(plan: Plan) -> optuna.Study:
     """Open a study as a session does."""
-    with find_studies(plan.project).session(plan.study):
-        study = create_or_resume(plan)
+    with find_studies(plan.project).session(plan.study) as storage:
+        study = create_or_resume(plan, storage)
         recover(study)
         return study
 
@@ -130,7 +130,7 @@ def test_what_was_killed_before_it_had_a_definition_may_become_another(plan: Pla
     open_study(plan)
     journal = Journals(plan.project.studies).file(plan.study)
     journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])  # the study, to be maximized, and no more
-    study = create_or_resume(replace(plan, objective="loss"))
+    study = created(replace(plan, objective="loss"))
     assert [way.name for way in study.directions] == ["MINIMIZE"]
 
 

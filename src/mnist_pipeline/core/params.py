@@ -56,13 +56,23 @@ def read_params(path: Path, kind: type[S]) -> S:
         UserError: it is missing, is not YAML, or breaks a rule: a sentence for each key, with its full path, its value,
             what is allowed and, for a misspelt key, the nearest valid name.
     """
+    return check_params(path.name, _read(path), kind)
+
+
+def read_section(path: Path, kind: type[S]) -> S:
+    """Read from a `params.yaml` the sections that `kind` names, whatever else there may be; see `read_params`."""
+    content = _read(path)
+    known = {key: content[key] for key in kind.model_fields if key in content} if isinstance(content, Mapping) else {}
+    return check_params(path.name, known, kind)
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path} is missing: restore it with `git checkout {path.name}`.")
     if (size := path.stat().st_size) > LARGEST:
         raise UserError(f"{path} has {size:,} bytes: parameters take at most {LARGEST:,}; remove what is none.")
     with reading(path):
-        content = read_yaml(path)
-    return check_params(path.name, content, kind)
+        return read_yaml(path)
 
 
 def check_params(file: str, data: Any, kind: type[S]) -> S:

@@ -34,8 +34,8 @@ class Project:
 
         Args:
             root: folder of `params.yaml` and `dvc.yaml`, where `models/` and `reports/` are written.
-            top: folder of the repository's copy that holds `data/` and `src/`; the same as `root` but for `baselines/`.
-            home: folder that all copies of the repository share, with the MLflow store; the same as `top` but for a DVC
+            top: folder that holds `data/`; the same as `root` but for `baselines/`.
+            home: folder that all copies of `top` share, with the MLflow store; the same as `top` but for a DVC
                 experiment that runs in a temporary copy.
         """
         self.root = root
@@ -49,6 +49,8 @@ class Project:
         self.best_model = self.reports / "best.keras"  # its file
 
         self.top = top
+        # With `src/`; the same as `top` but for `examples/`. Records name every file from here.
+        self.repository = _with_code(top)
         self.data = top / "data"
         self.raw = self.data / "raw"  # the four uncompressed IDX files
         self.split = self.data / "split"  # train.npz, validation.npz, test.npz and the manifest
@@ -57,7 +59,8 @@ class Project:
         self.checkpoints = top / ".checkpoints"
 
         self.home = home
-        self.lock = home / "requirements.lock"  # the hash-pinned environment
+        self.lock = _with_code(home) / "requirements.lock"  # the hash-pinned environment
+        self.outbox = home / ".checkpoints" / "outbox"  # runs that an MLflow server has not been told of yet
         self.tracking_database = home / "mlflow.db"  # MLflow's default: a plain `mlflow ui` typed at `home` finds it
         self.artifacts = home / "mlruns"  # MLflow's default
         self.studies = self.artifacts / "optuna"  # Optuna's journals: <study>.log
@@ -129,3 +132,8 @@ def _with_data(folder: Path) -> Path:
     """Return the DVC project with data that `folder` is or lies in: `baselines/` has none of its own."""
     above = (each for each in (folder, *folder.parents) if (each / ".dvc").is_dir() and (each / "data").is_dir())
     return next(above, folder)
+
+
+def _with_code(folder: Path) -> Path:
+    """Return the copy of the repository that `folder` is or lies in."""
+    return next((each for each in (folder, *folder.parents) if (each / "src" / "mnist_pipeline").is_dir()), folder)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path, require
-from mnist_pipeline.data.params import IMAGE_SIDE
 
 MADE_BY = "mnist split"
 """The command that writes the subsets."""
@@ -21,9 +20,9 @@ class Subset:
     """Some images and their labels."""
 
     images: NDArray[np.uint8]
-    """Raw pixels, (n, 28, 28); 0 is paper, 255 is ink."""
+    """Raw pixels, (n, height, width); 0 is background."""
     labels: NDArray[np.uint8]
-    """Digits 0 to 9, (n,)."""
+    """Places of the classes in `data.classes` of params.yaml, (n,)."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,7 +49,7 @@ def load_validation(folder: Path) -> Subset:
 
 
 def load_test(folder: Path) -> Subset:
-    """Load the official 10,000 test images, from the split stage's `folder`.
+    """Load the test images, from the split stage's `folder`.
 
     For `evaluate` alone, after everything has been chosen: nothing else may call this.
     """
@@ -68,21 +67,35 @@ def load_subset(path: Path) -> Subset:
             images, labels = arrays["images"], arrays["labels"]
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged: delete it and run `{MADE_BY}` again.") from error
-    found, count = [(images.dtype, images.shape), (labels.dtype, labels.shape)], labels.size
-    if found != [(np.uint8, (count, IMAGE_SIDE, IMAGE_SIDE)), (np.uint8, (count,))]:
+    if (images.dtype, images.ndim, labels.dtype, labels.shape) != (np.uint8, 3, np.uint8, images.shape[:1]):
         raise UserError(
-            f"{path} does not hold uint8 images (n, 28, 28) with n uint8 labels: delete it and run `{MADE_BY}` again."
+            f"{path} does not hold uint8 images (n, height, width) with n uint8 labels: delete it and run `{MADE_BY}` "
+            "again."
         )
     return Subset(images, labels)
 
 
 def save_subset(path: Path, subset: Subset) -> None:
-    """Write `subset` to `path`, atomically and uncompressed; equal arrays give equal bytes."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, images=subset.images, labels=subset.labels)
+    """Write `subset` to `path`, atomically and uncompressed; equal arrays give equal bytes.
+
+    Not by `np.savez`, whose archives have other headers with Python before 3.11.4.
+    """
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in (("images", subset.images), ("labels", subset.labels)):
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.file_size = array.nbytes  # tells zipfile which files need the headers for more than 2 GiB
+            with archive.open(member, "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def fingerprints(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return 64 bits for each image, uint8 (n, 28, 28), that two different images share once in 10^19 times."""
+    """Return 64 bits for each image, uint8 (n, height, width), that two different ones share once in 10^19 times."""
     digests = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
     return np.frombuffer(digests, "<u8")
+
+
+def upright_bar(height: int, width: int) -> NDArray[np.uint8]:
+    """Return an image to show what an input looks like, uint8 (height, width): of 28x28 pixels, it could be a 1."""
+    image = np.zeros((height, width), np.uint8)
+    image[height // 7 : -(height // 7), width // 2 - 1 : width // 2 + 1] = 255
+    return image

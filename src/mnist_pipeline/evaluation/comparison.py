@@ -49,9 +49,9 @@ def compare(labels: NDArray[np.uint8], candidate: NDArray[np.float32], champion:
     """Compare two models by what they say about the same images, which neither was trained on.
 
     Args:
-        labels: the true digits, uint8 (n,), n > 0.
-        candidate: the new model's probabilities, float32 (n, 10).
-        champion: the other's, float32 (n, 10).
+        labels: the true classes, uint8 (n,), n > 0.
+        candidate: the new model's probabilities, float32 (n, classes).
+        champion: the other's, float32 (n, classes).
     """
     new, old = (probabilities.argmax(axis=1) == labels for probabilities in (candidate, champion))
     only_new, only_old = int((new & ~old).sum()), int((old & ~new).sum())

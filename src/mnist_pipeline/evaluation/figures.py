@@ -1,8 +1,12 @@
 """The figures of a test report, drawn without matplotlib's global state.
 
-`labels` are the true digits, uint8 (n,); `probabilities` the model's, float32 (n, 10). The colours are Okabe
-and Ito's, which colour-blind readers can tell apart.
+`labels` are the true classes, uint8 (n,); `probabilities` the model's, float32 (n, classes); `data` says what they are
+called. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
+
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -12,18 +16,21 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 from sklearn.metrics import confusion_matrix as count
 
-from mnist_pipeline.evaluation.metrics import DIGITS, calibration_error, reliability_table, wilson_interval
+from mnist_pipeline.data.params import Data
+from mnist_pipeline.evaluation.metrics import calibration_error, reliability_table, wilson_interval
 from mnist_pipeline.evaluation.robustness import CORRUPTIONS
 
 BLUE, VERMILION, GREY, PALE = "#0072B2", "#D55E00", "#666666", "#EEEEEE"
 OKABE_ITO = (BLUE, VERMILION, "#009E73", "#000000", "#E69F00", "#56B4E9", "#CC79A7", GREY)
 
 
-def confusion_matrix(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
-    """Draw the counts of true against predicted digits: the few errors in colour, the many right in grey."""
-    counts = np.asarray(count(labels, probabilities.argmax(axis=1), labels=DIGITS))
-    right = np.eye(len(DIGITS), dtype=bool)
-    figure = Figure(figsize=(7, 6.6), dpi=120, layout="constrained")
+def confusion_matrix(name: str, data: Data, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
+    """Draw the counts of true against predicted classes: the few errors in colour, the many right in grey."""
+    classes = range(len(data.classes))
+    counts = np.asarray(count(labels, probabilities.argmax(axis=1), labels=classes))
+    right = np.eye(len(classes), dtype=bool)
+    side = max(7, len(classes) / 2)
+    figure = Figure(figsize=(side, side - 0.4), dpi=120, layout="constrained")
     axes = figure.subplots()
     errors = np.ma.masked_where((counts == 0) | right, counts)
     # The upper half of the scale stays unused, so that black numbers are readable on the darkest cell.
@@ -34,20 +41,22 @@ def confusion_matrix(name: str, labels: NDArray[np.uint8], probabilities: NDArra
         axes.text(predicted, true, str(counts[true, predicted]), ha="center", va="center", color=color, fontsize=size)
     # Thin lines between the cells, instead of a frame around them all.
     axes.spines[:].set_visible(False)
-    between = np.arange(0.5, len(DIGITS) - 1)
-    axes.set(xticks=DIGITS, yticks=DIGITS, xlabel="read as", ylabel="true digit")
+    between = np.arange(0.5, len(classes) - 1)
+    axes.set(xlabel="taken for", ylabel=f"true {data.item}")
+    axes.set_xticks(classes, data.classes, **_slant(data.classes))
+    axes.set_yticks(classes, data.classes)
     axes.set_xticks(between, minor=True)
     axes.set_yticks(between, minor=True)
     axes.grid(which="minor", color=PALE)
     axes.tick_params(which="both", length=0)
-    axes.set_title(f"{name}: {errors.filled(0).sum():,} of {len(labels):,} test digits misread")
+    axes.set_title(f"{name}: {errors.filled(0).sum():,} of {len(labels):,} test {data.items} misclassified")
     return figure
 
 
 def confidently_wrong(
-    name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float32], images: NDArray[np.uint8]
+    name: str, data: Data, labels: NDArray[np.uint8], probabilities: NDArray[np.float32], images: NDArray[np.uint8]
 ) -> Figure:
-    """Draw the 24 misread digits of which the model was surest, the worst first; `images` are uint8 (n, 28, 28)."""
+    """Draw the 24 mistakes of which the model was surest, the worst first; `images` are uint8 (n, height, width)."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
@@ -55,20 +64,21 @@ def confidently_wrong(
     rows = max(1, -(-worst.size // columns))
     figure = Figure(figsize=(9, 0.9 + 1.8 * rows), dpi=120, layout="constrained")
     if not wrong.size:
-        figure.suptitle(f"{name}: all {len(labels):,} test digits were read correctly")
+        figure.suptitle(f"{name}: all {len(labels):,} test {data.items} were classified correctly")
     else:
         which = f"the {worst.size} surest of {wrong.size:,}" if wrong.size > worst.size else f"all {wrong.size}"
-        figure.suptitle(f"{name}: misread test digits, the surest first ({which})")
+        figure.suptitle(f"{name}: misclassified test {data.items}, the surest first ({which})")
     for place, index in enumerate(worst):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(images[index], cmap="gray_r")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color(PALE)
-        axes.set_title(f"{labels[index]} read as {predicted[index]}\n{confidence[index]:.1%} sure", fontsize=10)
+        true, other = (data.classes[label] for label in (labels[index], predicted[index]))
+        axes.set_title(f"{fill(f'{true} taken for {other}', 20)}\n{confidence[index]:.1%} sure", fontsize=10)
     return figure
 
 
-def calibration(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
+def calibration(name: str, data: Data, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
     """Draw accuracy against confidence, with 95% Wilson intervals, above the number of images in each bin."""
     bins = reliability_table(labels, probabilities)
     table = bins[bins["images"] > 0]
@@ -80,36 +90,40 @@ def calibration(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.
     above.errorbar(table["confidence"], accuracy, bars, fmt="o-", color=BLUE, capsize=3, label=f"{name}, 95% interval")
     above.set(ylabel="accuracy", ylim=(-0.02, 1.02))
     error = f"expected calibration error {calibration_error(bins):.2%}"
-    above.set_title(f"{name}: calibration on {len(labels):,} test digits\n{error}")
+    above.set_title(f"{name}: calibration on {len(labels):,} test {data.items}\n{error}")
     above.legend(loc="upper left", frameon=False)
     middles = (table["low"] + table["high"]) / 2
     counts = below.bar(middles, table["images"], width=0.9 * (table["high"] - table["low"]), color=BLUE)
     below.bar_label(counts, fmt="{:,.0f}", padding=2, fontsize=8)
     below.set_yscale("log")
-    below.set(xlabel="confidence (the largest of the ten probabilities)", ylabel="images", xlim=(0, 1.02))
+    below.set(xlabel="confidence (the largest of the probabilities)", ylabel="images", xlim=(0, 1.02))
     below.set_ylim(0.5, 5 * len(labels))
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def recall(name: str, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
-    """Draw the share of each digit's images that was read correctly, with 95% Wilson intervals."""
-    images = np.bincount(labels, minlength=len(DIGITS))
-    correct = np.bincount(labels[probabilities.argmax(axis=1) == labels], minlength=len(DIGITS))
+def recall(name: str, data: Data, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Figure:
+    """Draw the share of each class's images that was classified correctly, with 95% Wilson intervals."""
+    classes = range(len(data.classes))
+    images = np.bincount(labels, minlength=len(classes))
+    correct = np.bincount(labels[probabilities.argmax(axis=1) == labels], minlength=len(classes))
     share = correct / np.maximum(images, 1)
     bars = _error_bars(correct, images)
     # The bars start where the lowest interval leaves some room: at 0 they would all look alike.
     start = max(0.0, np.floor(100 * (share - bars[0]).min() - 1) / 100)
-    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(max(8, len(classes) / 2), 5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.bar(DIGITS, share, yerr=bars, color=BLUE, ecolor="black", capsize=4)
+    axes.bar(classes, share, yerr=bars, color=BLUE, ecolor="black", capsize=4)
     overall = correct.sum() / images.sum()
     axes.axhline(overall, linestyle="--", color=VERMILION)
-    axes.set(ylim=(start, 1), xlabel="true digit", ylabel=f"read correctly (the bars start at {start:.0%})")
-    axes.set_xticks(DIGITS, [f"{digit}\n{share[digit]:.1%}" for digit in DIGITS])
+    axes.set(ylim=(start, 1), xlabel=f"true {data.item}", ylabel=f"recall (the bars start at {start:.0%})")
+    ticks = [f"{each}\n{of_each:.1%}" for each, of_each in zip(data.classes, share, strict=True)]
+    axes.set_xticks(classes, ticks, **_slant(data.classes))
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=1))
-    axes.set_title(f"{name}: recall of each test digit, with 95% intervals\ndashed: all digits, {overall:.2%}")
+    axes.set_title(
+        f"{name}: recall by {data.item} on the test split, with 95% intervals\ndashed: all {data.items}, {overall:.2%}"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -128,6 +142,11 @@ def robustness(name: str, table: DataFrame) -> Figure:
     axes.legend(loc="lower left", frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _slant(classes: Sequence[str]) -> dict[str, Any]:
+    """Return how to write the names of classes below an axis: long ones would run into each other."""
+    return {} if max(map(len, classes)) <= 5 and len(classes) <= 10 else {"rotation": 45, "ha": "right"}
 
 
 def _error_bars(correct: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.float64]:

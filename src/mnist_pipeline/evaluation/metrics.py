@@ -1,8 +1,9 @@
-"""Measures of ten-class predictions. Pure: arrays in, numbers and tables out.
+"""Measures of predictions. Pure: arrays in, numbers and tables out.
 
-Everywhere, `labels` are the true digits, uint8 (n,), and `probabilities` the model's, float32 (n, 10).
+Everywhere, `labels` are the true classes, uint8 (n,), and `probabilities` the model's, float32 (n, classes).
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.data.params import CLASSES
 
 if TYPE_CHECKING:
     import keras
     from pandas import DataFrame
 
-DIGITS = range(CLASSES)
 BATCH = 1_000
 """Images that are predicted at once."""
 
@@ -39,18 +38,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Metrics(Score):
-    """How well a model did in every respect. A digit without images counts as 0 in the averages."""
+    """How well a model did in every respect. A class without images counts as 0 in the averages."""
 
     macro_precision: float
-    """Share of right ones among the images read as a digit, averaged over the ten digits."""
+    """Share of right ones among the images taken for a class, averaged over the classes."""
     macro_recall: float
-    """Share of right ones among the images of a digit, averaged over the ten digits."""
+    """Share of right ones among the images of a class, averaged over the classes."""
     macro_f1: float
-    """Harmonic mean of precision and recall, averaged over the ten digits."""
+    """Harmonic mean of precision and recall, averaged over the classes."""
     expected_calibration_error: float
     """Mean distance between confidence and accuracy over 15 equal-width bins (Guo et al. 2017)."""
     recall: dict[str, float]
-    """Share of right ones among the images of each digit."""
+    """Share of right ones among the images of each class, by its name."""
 
 
 def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Score:
@@ -59,11 +58,14 @@ def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Scor
 
     images, correct = len(labels), int((probabilities.argmax(axis=1) == labels).sum())
     low, high = wilson_interval(correct, images)
-    return Score(images, correct / images, low, high, float(log_loss(labels, probabilities, labels=DIGITS)))
+    loss = log_loss(labels, probabilities, labels=range(probabilities.shape[1]))
+    return Score(images, correct / images, low, high, float(loss))
 
 
-def evaluate_predictions(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Metrics:
-    """Compute every measure of a test report.
+def evaluate_predictions(
+    labels: NDArray[np.uint8], probabilities: NDArray[np.float32], classes: Sequence[str]
+) -> Metrics:
+    """Compute every measure of a test report, with these names of the classes.
 
     Raises:
         UserError: the probabilities are not numbers, because training diverged.
@@ -78,7 +80,7 @@ def evaluate_predictions(labels: NDArray[np.uint8], probabilities: NDArray[np.fl
     scores = precision_recall_fscore_support(
         labels,
         probabilities.argmax(axis=1),
-        labels=DIGITS,
+        labels=range(len(classes)),
         zero_division=0,  # pyright: ignore[reportArgumentType] (it infers `str` from the default)
     )
     precision, recall, f1, _ = np.array(scores)
@@ -88,12 +90,12 @@ def evaluate_predictions(labels: NDArray[np.uint8], probabilities: NDArray[np.fl
         macro_recall=float(recall.mean()),
         macro_f1=float(f1.mean()),
         expected_calibration_error=calibration_error(reliability_table(labels, probabilities)),
-        recall={str(digit): float(recall[digit]) for digit in DIGITS},
+        recall=dict(zip(classes, recall.tolist(), strict=True)),
     )
 
 
 def predict_probabilities(model: "keras.Model", images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return what a model says about raw pixels, uint8 (n, 28, 28): the probability of each digit, float32 (n, 10)."""
+    """Return what a model says about raw pixels, uint8 (n, height, width): probabilities, float32 (n, classes)."""
     return np.asarray(model.predict(images, batch_size=BATCH, verbose=0), np.float32)  # pyright: ignore[reportArgumentType]
 
 
@@ -142,7 +144,7 @@ def calibration_error(reliability: "DataFrame") -> float:
 
 
 def predictions_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> "DataFrame":
-    """Return a row per image: index, label, predicted, probability_0 … probability_9."""
+    """Return a row per image: index, label, predicted, and the probability of each label: probability_0, …"""
     from pandas import DataFrame
 
     return DataFrame(
@@ -150,6 +152,6 @@ def predictions_table(labels: NDArray[np.uint8], probabilities: NDArray[np.float
             "index": np.arange(len(labels)),
             "label": labels,
             "predicted": probabilities.argmax(axis=1).astype(np.uint8),
-            **{f"probability_{digit}": probabilities[:, digit] for digit in DIGITS},
+            **{f"probability_{label}": of_label for label, of_label in enumerate(probabilities.T)},
         }
     )

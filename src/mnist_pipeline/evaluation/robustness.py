@@ -1,7 +1,7 @@
 """How a model's accuracy falls as pictures get worse: eight corruptions of validation images, five strengths of each.
 
 Corruptions and their grading follow Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations", with strengths for 28x28 pixels. Nothing is chosen by what comes out.
+Corruptions and Perturbations". Nothing is chosen by what comes out.
 """
 
 import math
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.files import require
 from mnist_pipeline.core.records import reading
 from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.data.params import IMAGE_SIDE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,15 +27,18 @@ STRENGTHS = range(1, 6)
 MARGIN = 0.02
 """Difference of two mean accuracies that is no chance: each is of 5,000 images, with a standard error below 0.007."""
 
+GRADED_FOR = 28
+"""Shorter side, in pixels, of the images that the strengths are graded for; those in pixels grow with it."""
+
 Image = NDArray[np.float32]
 Corruption = Callable[[Image, int, np.random.Generator], Image]
-"""Makes an image, float32 (28, 28) on the scale of 0 to 255, worse by a strength."""
+"""Makes an image, float32 (height, width) on the scale of 0 to 255, worse by a strength."""
 
 
 def _shift(image: Image, strength: int, random: np.random.Generator) -> Image:
-    """By 1 to 5 pixels."""
+    """By 1 to 5 pixels of 28."""
     angle = random.uniform(0, 2 * math.pi)
-    return _moved(image, np.eye(2), strength * np.array([math.sin(angle), math.cos(angle)]))
+    return _moved(image, np.eye(2), strength * _scale(image) * np.array([math.sin(angle), math.cos(angle)]))
 
 
 def _rotation(image: Image, strength: int, random: np.random.Generator) -> Image:
@@ -57,11 +59,11 @@ def _noise(image: Image, strength: int, random: np.random.Generator) -> Image:
 
 
 def _blur(image: Image, strength: int, random: np.random.Generator) -> Image:
-    """By a Gaussian with a standard deviation of 0.5 to 2.5 pixels."""
+    """By a Gaussian with a standard deviation of 0.5 to 2.5 pixels of 28."""
     from scipy.ndimage import gaussian_filter
 
     del random
-    blurred: Any = gaussian_filter(image, 0.5 * strength)
+    blurred: Any = gaussian_filter(image, 0.5 * strength * _scale(image))
     return blurred
 
 
@@ -72,9 +74,9 @@ def _contrast(image: Image, strength: int, random: np.random.Generator) -> Image
 
 
 def _occlusion(image: Image, strength: int, random: np.random.Generator) -> Image:
-    """By a blank square of 4 to 12 pixels a side, somewhere on the digit's box of 20x20."""
-    side = 2 + 2 * strength
-    top, left = random.integers(4, 24 - side, 2, endpoint=True)
+    """By a blank square of 4 to 12 pixels of 28 a side, a seventh of the image or more from its rim."""
+    side = round((2 + 2 * strength) * _scale(image))
+    top, left = (random.integers(length // 7, length - length // 7 - side, endpoint=True) for length in image.shape)
     covered = image.copy()
     covered[top : top + side, left : left + side] = 0
     return covered
@@ -83,7 +85,7 @@ def _occlusion(image: Image, strength: int, random: np.random.Generator) -> Imag
 def _uneven_light(image: Image, strength: int, random: np.random.Generator) -> Image:
     """By 40 to 200 grey levels more at one edge than at the other."""
     angle = random.uniform(0, 2 * math.pi)
-    y, x = np.mgrid[-1 : 1 : IMAGE_SIDE * 1j, -1 : 1 : IMAGE_SIDE * 1j]
+    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
     plane = (math.sin(angle) * y + math.cos(angle) * x + math.sqrt(2)) / math.sqrt(8)
     return image + (40 * strength * plane).astype(np.float32)
 
@@ -101,10 +103,10 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 
 
 def corrupt(images: NDArray[np.uint8], name: str, strength: int) -> NDArray[np.uint8]:
-    """Return worse images, uint8 (n, 28, 28); the same ones in every call.
+    """Return worse images, uint8 (n, height, width); the same ones in every call.
 
     Args:
-        images: uint8 (n, 28, 28).
+        images: uint8 (n, height, width).
         name: one of `CORRUPTIONS`.
         strength: 1 to 5.
     """
@@ -119,7 +121,7 @@ def robustness_table(
     """Measure a model on corrupted validation images.
 
     Args:
-        predict: returns the model's probabilities, float32 (n, 10), for raw pixels, uint8 (n, 28, 28).
+        predict: returns the model's probabilities, float32 (n, classes), for raw pixels, uint8 (n, height, width).
         validation: of which up to `images` are taken, evenly.
         images: how many.
 
@@ -174,11 +176,16 @@ def less_robust(candidate: Mapping[str, float], champion: Mapping[str, float]) -
     return f"; less robust to {', '.join(told)}" if worse else ""
 
 
+def _scale(image: Image) -> float:
+    """Return how many pixels are one of an image that the strengths are graded for."""
+    return min(image.shape) / GRADED_FOR
+
+
 def _moved(image: Image, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Image:
     """Return the image whose pixel p shows what lay at `matrix` (p - centre - shift) + centre; paper is 0."""
     from scipy.ndimage import affine_transform
 
-    centre = np.full(2, (IMAGE_SIDE - 1) / 2)
+    centre = (np.array(image.shape) - 1) / 2
     offset: Any = centre - matrix @ (centre + shift)
     moved: Any = affine_transform(image, matrix, offset, order=1)
     return moved

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from mnist_pipeline.data.params import IMAGE_SIDE
 from mnist_pipeline.models.params import CnnArchitecture, ConvolutionBlock
 
 if TYPE_CHECKING:
@@ -10,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def connect(x: "keras.KerasTensor", architecture: CnnArchitecture) -> "keras.KerasTensor":
-    """Append blocks and dense layers to normalized images (n, 28, 28); return what the last one gives, (n, units)."""
+    """Append blocks and dense layers to normalized images (n, height, width); return the last one's (n, units)."""
     from keras import layers
 
-    x = layers.Reshape((IMAGE_SIDE, IMAGE_SIDE, 1), name="channel")(x)
+    x = layers.Reshape((*x.shape[1:], 1), name="channel")(x)
     for index, block in enumerate(architecture.blocks, start=1):
         x = _block(x, block, architecture, f"block_{index}")
     x = layers.Flatten(name="flatten")(x)

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def connect(x: "keras.KerasTensor", architecture: MlpArchitecture) -> "keras.KerasTensor":
-    """Append the hidden layers to normalized images (n, 28, 28); return what the last one gives, (n, units)."""
+    """Append the hidden layers to normalized images (n, height, width); return what the last one gives, (n, units)."""
     from keras import layers
 
     x = layers.Flatten(name="flatten")(x)

@@ -11,7 +11,7 @@ from mnist_pipeline.core.console import quiet_native_logs
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path, require
 from mnist_pipeline.data.normalize import PixelStatistics
-from mnist_pipeline.data.params import CLASSES, IMAGE_SIDE
+from mnist_pipeline.data.params import Data
 from mnist_pipeline.models.params import Architecture, Scheme
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ LOGITS = "logits"
 """Name of the layer that a training works on: the model's last but one."""
 
 
-def build_model(architecture: Architecture, scheme: Scheme, statistics: PixelStatistics) -> "keras.Model":
+def build_model(architecture: Architecture, scheme: Scheme, statistics: PixelStatistics, data: Data) -> "keras.Model":
     """Build the untrained model.
 
-    Takes raw pixels, uint8 (n, 28, 28), 0 is paper and 255 is ink; returns probabilities, float32 (n, 10), also under
+    Takes raw pixels, uint8 (n, height, width), 0 is background; returns probabilities, float32 (n, classes), also under
     mixed precision, because a softmax in 16 bits loses accuracy. It is made of Keras' own layers only, so that whoever
     loads the file needs Keras and nothing of this project, and each layer has a name of its own, so that equal models
     are equal files. Initial weights and dropout follow Keras' global seed (`keras.utils.set_random_seed`), and nothing
@@ -35,15 +35,23 @@ def build_model(architecture: Architecture, scheme: Scheme, statistics: PixelSta
             package that bears the name of its `kind`.
         scheme: what the first layer does to the pixels.
         statistics: of the train split.
+        data: the images' size, their classes, and the name that the model gets.
+
+    Raises:
+        UserError: the architecture leaves nothing of images of this size.
     """
     import keras
     from keras import layers
 
-    pixels: Any = keras.Input((IMAGE_SIDE, IMAGE_SIDE), dtype="uint8", name="pixels")
+    try:
+        architecture.check_size(data.image_size)
+    except ValueError as error:
+        raise UserError(f"params.yaml: the architecture {error}.") from error
+    pixels: Any = keras.Input(data.image_size, dtype="uint8", name="pixels")
     x = _normalize(pixels, scheme, statistics)
     x = import_module(f"mnist_pipeline.models.{architecture.kind}").connect(x, architecture)
-    logits = layers.Dense(CLASSES, dtype="float32", name=LOGITS)(x)
-    return keras.Model(pixels, layers.Softmax(dtype="float32", name="probabilities")(logits), name="mnist")
+    logits = layers.Dense(len(data.classes), dtype="float32", name=LOGITS)(x)
+    return keras.Model(pixels, layers.Softmax(dtype="float32", name="probabilities")(logits), name=data.name)
 
 
 def _normalize(pixels: Any, scheme: Scheme, statistics: PixelStatistics) -> Any:
@@ -93,15 +101,17 @@ def _repeatable(name: str, content: bytes) -> bytes:
     ).encode()
 
 
-def load_model(path: Path, made_by: str = "mnist train") -> "keras.Model":
+def load_model(path: Path, made_by: str = "mnist train", data: Data | None = None) -> "keras.Model":
     """Load a model from its `.keras` file.
 
     Args:
         path: the file.
         made_by: the command that writes it, for messages.
+        data: what it is to be used on; None if it may be for other data than those of `params.yaml`.
 
     Raises:
-        UserError: it is missing, is not a Keras model, or does not turn 28x28 images into ten numbers.
+        UserError: it is missing, is not a Keras model, or does not turn images, of the size that `data` has, into as
+            many numbers as there are classes.
     """
     require(path, made_by)
     with quiet_native_logs():
@@ -114,7 +124,9 @@ def load_model(path: Path, made_by: str = "mnist train") -> "keras.Model":
                 f"{path} cannot be loaded as a Keras model: it is damaged, or of another version of Keras; run "
                 f"`{made_by}` again."
             ) from error
-    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-    if shapes != ((None, IMAGE_SIDE, IMAGE_SIDE), (None, CLASSES)):
-        raise UserError(f"{path} takes {shapes[0]} and returns {shapes[1]}: it is not a model of this project.")
+    takes, returns = (tuple[int, ...](getattr(model, name, None) or ()) for name in ("input_shape", "output_shape"))
+    if (len(takes), len(returns)) != (3, 2):
+        raise UserError(f"{path} takes {takes} and returns {returns}: it is not a model of this project.")
+    if data:
+        data.check_fit(str(path), takes[1:], returns[1])
     return cast("keras.Model", model)

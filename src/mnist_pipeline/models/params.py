@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from mnist_pipeline.core.params import Fraction, Section
-from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.data.params import LARGEST_SIDE
 
 Dropout = Annotated[
     Annotated[Fraction, Tag("one")] | Annotated[tuple[Fraction, ...], Field(strict=False), Tag("many")],
@@ -26,7 +26,7 @@ Units = Annotated[int, Field(ge=1, le=8_192)]
 
 
 class MlpArchitecture(Section):
-    """A multi-layer perceptron on the 784 pixels."""
+    """A multi-layer perceptron on the pixels."""
 
     kind: Literal["mlp"]
     """Chooses this architecture."""
@@ -49,17 +49,20 @@ class MlpArchitecture(Section):
         _check_length("dropout", self.dropouts, len(self.hidden_units), "one per entry of hidden_units")
         return self
 
+    def check_size(self, image_size: tuple[int, int]) -> None:
+        """Do nothing: images of every size will do."""
+
 
 class ConvolutionBlock(Section):
     """One or more equal convolutions, then pooling."""
 
     filters: Annotated[int, Field(ge=1, le=2_048)]
     """Channels out of each convolution."""
-    kernel_size: Annotated[int, Field(ge=1, le=IMAGE_SIDE)]
+    kernel_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
     """Side of the square kernel, in pixels."""
     convolutions: Annotated[int, Field(ge=1, le=10)]
     """How many in a row."""
-    pooling: Annotated[int, Field(ge=1, le=IMAGE_SIDE)]
+    pooling: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
     """Side of the max-pooling window and its stride, in pixels; 1 switches pooling off."""
     dropout: Fraction
     """Share of activations dropped after the block."""
@@ -75,7 +78,7 @@ class CnnArchitecture(Section):
     padding: Literal["valid", "same"]
     """`valid` shrinks the image by kernel_size - 1 at each convolution and is faster; `same` keeps its size."""
     dense_units: Annotated[tuple[Units, ...], Field(max_length=10, strict=False)]
-    """Units of each dense layer between the convolutions and the ten outputs; may be empty."""
+    """Units of each dense layer between the convolutions and the outputs; may be empty."""
     dropout: Dropout
     """Share of units dropped after flattening and after each dense layer: one value, or 1 + len(dense_units)."""
     activation: Literal["relu", "gelu", "silu", "tanh", "elu"]
@@ -93,18 +96,21 @@ class CnnArchitecture(Section):
         _check_length("dropout", self.dropouts, 1 + len(self.dense_units), "one after flattening, one per dense layer")
         return self
 
-    @model_validator(mode="after")
-    def _the_image_is_large_enough(self) -> Self:
-        side = IMAGE_SIDE
+    def check_size(self, image_size: tuple[int, int]) -> None:
+        """Make sure that something is left of images of this height and width, in pixels.
+
+        Raises:
+            ValueError: a block leaves no pixel.
+        """
+        side = min(image_size)
         for index, block in enumerate(self.blocks):
             shrink = block.convolutions * (block.kernel_size - 1) if self.padding == "valid" else 0
             side = (side - shrink) // block.pooling
             if side < 1:
                 raise ValueError(
-                    f"leaves no pixel after blocks.{index}: use fewer or smaller convolutions, less pooling or "
-                    "`padding: same`"
+                    f"leaves no pixel of {image_size[0]}x{image_size[1]} after blocks.{index}: use fewer or smaller "
+                    "convolutions, less pooling or `padding: same`"
                 )
-        return self
 
 
 Architecture = Annotated[MlpArchitecture | CnnArchitecture, Field(discriminator="kind")]
@@ -115,7 +121,7 @@ class Augmentation(Section):
 
     rotation: Annotated[float, Field(ge=0, le=180)]
     """Degrees, uniform in [-rotation, rotation]."""
-    shift: Annotated[float, Field(ge=0, le=IMAGE_SIDE)]
+    shift: Annotated[float, Field(ge=0, le=LARGEST_SIDE)]
     """Pixels, along each axis, uniform in [-shift, shift]."""
     zoom: Fraction
     """Fraction, along each axis, uniform in [1 - zoom, 1 + zoom]."""
@@ -123,13 +129,15 @@ class Augmentation(Section):
     """Degrees, uniform in [-shear, shear]."""
     elastic: Annotated[float, Field(ge=0, le=20)]
     """Pixels: standard deviation of the smoothed random displacement (Simard 2003)."""
-    elastic_smoothing: Annotated[float, Field(gt=0, le=IMAGE_SIDE)]
+    elastic_smoothing: Annotated[float, Field(gt=0, le=LARGEST_SIDE)]
     """Pixels: standard deviation of the Gaussian that smooths the displacement; 4 is Simard's."""
+    flip: bool
+    """Whether every second image, by chance, is mirrored left to right. Not for digits; good for shoes."""
 
     @property
     def is_off(self) -> bool:
-        """Whether every strength is 0."""
-        return not any((self.rotation, self.shift, self.zoom, self.shear, self.elastic))
+        """Whether every strength is 0, and nothing is mirrored."""
+        return not any((self.rotation, self.shift, self.zoom, self.shear, self.elastic, self.flip))
 
 
 def _check_length(key: str, values: tuple[float, ...], expected: int, why: str) -> None:

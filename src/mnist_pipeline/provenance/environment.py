@@ -28,34 +28,41 @@ UNKNOWN = "unknown commit"
 """In place of the commit of a restored run whose code is not the one at hand."""
 
 
-def environment_tags(project: Project) -> dict[str, str]:
-    """Return the tags that every run carries: code, environment, machine, DVC experiment."""
-    experiment = {"dvc_experiment": "DVC_EXP_NAME", "dvc_baseline": "DVC_EXP_BASELINE_REV"}
+def environment(project: Project) -> dict[str, str]:
+    """Return the lock, the versions and the machine that a training runs with."""
     return {
-        **code_tags(project),
+        **lock_digest(project),
         "python": platform.python_version(),
         **{package: version(package) for package in ("tensorflow", "keras", "mlflow", "dvc", "numpy")},
         "cuda": cuda_version(),
         "machine": platform.machine(),
         "cpu": cpu_model(),
-        **{tag: os.environ[variable] for tag, variable in experiment.items() if os.environ.get(variable)},
     }
 
 
+def lock_digest(project: Project) -> dict[str, str]:
+    """Return the MD5 of the lock, as `lock_md5`, if there is one."""
+    return {"lock_md5": file_digest(project.lock)} if project.lock.is_file() else {}
+
+
+def experiment_tags() -> dict[str, str]:
+    """Return the DVC experiment that this process runs in, and its baseline; nothing outside of one."""
+    variables = {"dvc_experiment": "DVC_EXP_NAME", "dvc_baseline": "DVC_EXP_BASELINE_REV"}
+    return {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
+
+
 def code_tags(project: Project) -> dict[str, str]:
-    """Return the commit (or `no commit`), the branch, whether anything is uncommitted, and the hash of the lock."""
-    root = project.top
-    lock = {"environment_lock_md5": file_digest(project.lock)} if project.lock.is_file() else {}
+    """Return the commit (or `no commit`), the branch, and whether anything is uncommitted."""
+    root = project.repository
     # Inside somebody else's repository, HEAD says nothing about us.
-    commit = git(root, "rev-parse", "HEAD") if git(root, "ls-files", "params.yaml") else None
+    commit = git(root, "rev-parse", "HEAD") if git(project.top, "ls-files", "params.yaml") else None
     if not commit:
-        return {"git_commit": NO_COMMIT, **lock}
+        return {"git_commit": NO_COMMIT}
     return {
         "mlflow.source.git.commit": commit.strip(),
+        "mlflow.source.git.branch": (git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
         "git_commit": commit.strip(),
-        "git_branch": (git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
         "git_dirty": str(bool(code_diff(root))).lower(),
-        **lock,
     }
 
 
@@ -101,9 +108,19 @@ def cut_diff(diff: str, limit: int) -> str:
 
 def cpu_model() -> str:
     """Return the name of the processor, as the operating system gives it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """Return the processor's sets of instructions, such as `avx512f`; none but on Linux."""
+    return _cpuinfo("flags").split()
+
+
+def _cpuinfo(key: str) -> str:
+    """Return what Linux says of the first core; empty if it does not, or is another system."""
     file = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*:\s*(.+)", file.read_text("utf-8", "replace"), re.M) if file.is_file() else None
-    return name[1] if name else platform.processor() or platform.machine()
+    found = re.search(rf"^{key}\s*:\s*(.+)", file.read_text("utf-8", "replace"), re.M) if file.is_file() else None
+    return found[1] if found else ""
 
 
 def cuda_version() -> str:

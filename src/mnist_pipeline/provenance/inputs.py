@@ -8,7 +8,7 @@ was edited in between, both have the same key.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,10 @@ class Lineage:
     """MD5 of each raw file, by name."""
     folder: str = ""
     """Folder of the pipeline, from the top of the repository: `baselines`, or empty."""
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Versions, machine and lock, as far as they are known."""
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """MD5 of the files beside this one: parameters, uncommitted changes."""
 
     def to_json(self) -> str:
         """Return the lineage as indented JSON."""
@@ -120,7 +124,7 @@ def trace_lineage(project: Project, lock: Lock, inputs: StageInputs) -> Lineage:
         listing = cached_object(project, raw) if raw.endswith(".dir") else None
         intact = listing and file_digest(listing) == raw.removesuffix(".dir")
         raw_files = listed_files(listing) if listing and intact else {}
-    folder = "" if project.root == project.top else recorded_path(project, project.root)
+    folder = "" if project.root == project.repository else recorded_path(project, project.root)
     return Lineage(inputs, data, parameters, raw_files, folder)
 
 

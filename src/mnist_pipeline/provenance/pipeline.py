@@ -28,8 +28,12 @@ Lock = Mapping[str, Mapping[str, Any]]
 
 
 def recorded_path(project: Project, path: Path) -> str:
-    """Return what a file is called in a record, from the top of the repository; a relative path starts at `root`."""
-    return Path(os.path.normpath(project.root / path)).relative_to(project.top).as_posix()
+    """Return what a file is called in a record, from the top of the repository; a relative path starts at `root`.
+
+    One outside of the repository, as a folder of pictures may be, keeps its absolute path.
+    """
+    absolute, top = Path(os.path.normpath(project.root / path)), project.repository
+    return (absolute.relative_to(top) if absolute.is_relative_to(top) else absolute).as_posix()
 
 
 def stage_of(project: Project, stage: str, model: ModelId) -> str:

@@ -62,7 +62,7 @@ def find_data(project: Project, path: str, digest: str, fetch_to: Path | None = 
     further = ", nor on a remote of DVC" if fetch_to else ""
     changed = f"other content in the workspace, and not in DVC's cache{further}"
     missing = f"neither in the workspace nor in DVC's cache{further}"
-    near = compare(path, project.top / path, digest, "in the workspace", changed, missing)
+    near = compare(path, project.repository / path, digest, "in the workspace", changed, missing)
     if near.state == "verified":
         return near
     cached = cached_object(project, digest)

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import file_digest, known_digest, require
+from mnist_pipeline.core.files import content_digest, file_digest, known_digest, require
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.core.records import read_json, read_table
 from mnist_pipeline.data.dataset import load_train, load_validation
+from mnist_pipeline.data.params import load_data
 from mnist_pipeline.evaluation.comparison import RULE
 from mnist_pipeline.evaluation.robustness import accuracies, read_robustness
 from mnist_pipeline.registry.contest import ROBUSTNESS, TRAINED_ON, trained_on
 from mnist_pipeline.registry.model_card import MODEL_CARD, description, model_card
 from mnist_pipeline.registry.registry import Registry, Version
 from mnist_pipeline.tracking.artifacts import log_contents
-from mnist_pipeline.tracking.contents import Evaluation, command, read_evaluation, read_training
+from mnist_pipeline.tracking.contents import Evaluation, artifacts_page, command, read_evaluation, read_training
 from mnist_pipeline.tracking.sync import run_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
     from mnist_pipeline.training.history import TrainingSummary
     from mnist_pipeline.training.params import Params
+
+
+DIGESTS = {MODEL_CARD: "model_card_md5", TRAINED_ON: "trained_on_md5"}
+"""Tags of a version: the MD5 of what its registration adds to the run's artifacts, by name."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,10 @@ class Best:
 
 
 class Answer(NamedTuple):
-    """What a model made of a test image, by `reports/<model>/confusion.csv`."""
+    """What a model made of a test image, by `reports/<model>/confusion.csv`: names of classes."""
 
-    actual: int
-    predicted: int
+    actual: str
+    predicted: str
 
 
 def read_best(project: Project) -> Best | None:
@@ -88,18 +93,20 @@ def add_version(project: Project, params: "Params", registry: Registry, candidat
     facts, card = write_card(project, params, candidate, run)
     content = {MODEL_CARD: card.encode(), TRAINED_ON: trained_on(load_train(project.split).images)}
     log_contents(registry.client, run.info.run_id, content)
-    artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts"
     tags = {
         "model": str(candidate.model),
         "git_commit": facts["commit"],
         "rule": RULE,
-        **{f"{subset}_md5": digest for subset, digest in facts["data"].items()},
+        **{f"{subset}_md5": digest for subset, digest in facts["digests"].items()},
+        **{DIGESTS[name]: content_digest(file) for name, file in content.items()},
         "validation_accuracy": str(candidate.training.validation_accuracy),
         "validation_loss": str(candidate.training.validation_loss),
         "test_accuracy": str(candidate.test.accuracy),
         ROBUSTNESS: json.dumps(facts["robustness"]),
     }
-    return registry.add(run.info.run_id, candidate.digest, description=description(card, artifacts), tags=tags)
+    return registry.add(
+        run.info.run_id, candidate.digest, description=description(card, artifacts_page(run)), tags=tags
+    )
 
 
 def write_card(project: Project, params: "Params", candidate: Candidate, run: "Run") -> tuple[dict[str, Any], str]:
@@ -108,9 +115,12 @@ def write_card(project: Project, params: "Params", candidate: Candidate, run: "R
     Return the facts that it is made of and the card. A UserError says that the model was trained on another split than
     the one in the workspace, so that nothing true could be said about the two together.
     """
-    data = {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")}
+    data, digests = (
+        load_data(project),
+        {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")},
+    )
     read = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
-    if any(read.get(f"mnist-{subset}", digest) != digest for subset, digest in data.items()):
+    if any(read.get(f"{data.name}-{subset}", digest) != digest for subset, digest in digests.items()):
         raise UserError(
             f"models/{candidate.model} was trained on another split than data/split holds now: run `dvc repro` first."
         )
@@ -124,6 +134,7 @@ def write_card(project: Project, params: "Params", candidate: Candidate, run: "R
         "training": candidate.training,
         "test": candidate.test,
         "data": data,
+        "digests": digests,
         "robustness": accuracies(read_robustness(project.robustness(candidate.model))),
         "images": {"train": len(load_train(project.split)), "validation": len(load_validation(project.split))},
     }

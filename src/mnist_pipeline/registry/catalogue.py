@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from mnist_pipeline.core.console import console, say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.registry.registry import CHAMPION, MODEL, Registry, bearer, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, Registry, bearer, open_registry
 from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.tracking.contents import short_commit
-from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
     import keras
@@ -25,10 +24,10 @@ def show_models(project: Project) -> None:
     """
     from rich.table import Table
 
-    versions = Registry(open_store(project)).versions()
-    if not versions:
+    registry = Registry.open(project)
+    if not (versions := registry.versions()):
         raise UserError(f"No model is registered yet: {way_out(project)}.")
-    table = Table(title=f"Versions of models:/{MODEL}", title_justify="left")
+    table = Table(title=f"Versions of models:/{registry.name}", title_justify="left")
     for heading in ("version", "alias", "model", "validation", "test", "data", "commit"):
         table.add_column(heading, justify="right" if heading in ("version", "validation", "test") else "left")
     for version in versions:
@@ -52,12 +51,12 @@ def rollback(project: Project) -> None:
     """
     with open_registry(project) as registry:
         if bearer(registry.versions(), CHAMPION) is None:
-            raise UserError(f"There is no models:/{MODEL}@{CHAMPION} to roll back: {way_out(project)}.")
+            raise UserError(f"There is no models:/{registry.name}@{CHAMPION} to roll back: {way_out(project)}.")
         left, back = registry.rollback()
     undone = "; the earlier rollback is taken back" if back.rolled_back else ""
     say(
-        f"models:/{MODEL}@{CHAMPION} is version {back.number} ({back.model}) again, instead of version {left.number} "
-        f"({left.model}){undone}. `mnist rollback` once more would undo this."
+        f"models:/{registry.name}@{CHAMPION} is version {back.number} ({back.model}) again, instead of version "
+        f"{left.number} ({left.model}){undone}. `mnist rollback` once more would undo this."
     )
 
 
@@ -69,7 +68,7 @@ def offers(project: Project) -> "dict[str, Offer]":
     """
     from mnist_pipeline.serving.demo import Offer
 
-    registry = Registry(open_store(project))
+    registry = Registry.open(project)
     versions = sorted(registry.versions(), key=lambda version: CHAMPION not in version.aliases)
     if not versions:
         raise UserError(f"No model is registered yet: {way_out(project)}.")
@@ -85,14 +84,15 @@ def offers(project: Project) -> "dict[str, Offer]":
 
 
 def load_champion(project: Project) -> "keras.Model":
-    """Load the model that `models:/mnist@champion` is.
+    """Load the registered model that is champion.
 
     Raises:
         UserError: there is no champion, its file is lost, or this version of Keras cannot load it.
     """
-    registry = Registry(open_store(project))
+    registry = Registry.open(project)
     if (champion := bearer(registry.versions(), CHAMPION)) is None:
         raise UserError(
-            f"There is no models:/{MODEL}@{CHAMPION} yet: {way_out(project)}, or name a trained model with --model."
+            f"There is no models:/{registry.name}@{CHAMPION} yet: {way_out(project)}, or name a trained model with "
+            "--model."
         )
     return registry.load(champion)

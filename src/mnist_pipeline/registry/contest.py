@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.core.records import reading
 from mnist_pipeline.data.dataset import fingerprints, load_validation
+from mnist_pipeline.data.params import OtherDataError
 from mnist_pipeline.evaluation.comparison import MINIMUM_IMAGES, RULE, Comparison, compare
 from mnist_pipeline.evaluation.metrics import predict_probabilities
 from mnist_pipeline.evaluation.robustness import less_robust
@@ -83,7 +84,10 @@ def _compete(
     if fair.sum() < MINIMUM_IMAGES:
         return CHAMPION, f"{unfair} only {fair.sum()} of {len(fair):,} validation images are new to that one", None
     images, labels = validation.images[fair], validation.labels[fair]
-    old, new = (predict_probabilities(model, images) for model in (registry.load(champion), load_model(file)))
+    try:
+        old, new = (predict_probabilities(model, images) for model in (registry.load(champion), load_model(file)))
+    except OtherDataError:
+        return CHAMPION, f"{unfair} that one is for another size of images or another number of classes", None
     comparison = compare(labels, new, old)
     which = f"{comparison.images:,} validation images"
     if seen.any():

@@ -6,12 +6,12 @@ from pathlib import Path
 from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.registry.registry import CHAMPION, MODEL, Registry, Version
+from mnist_pipeline.registry.registry import CHAMPION, Registry, Version
 from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.serving.champion import Champion, store_state, write_champion
 from mnist_pipeline.serving.export import export, export_and_compare
 from mnist_pipeline.serving.formats import NEEDS, SUFFIXES, Format, need
-from mnist_pipeline.tracking.store import open_store, tracking_uri
+from mnist_pipeline.tracking.store import tracking_uri
 
 EXPORTS = "exports"
 """Folder of a run's artifacts that holds the exports of its model, and the one they are written to by default."""
@@ -22,7 +22,7 @@ def export_version(project: Project, reference: str, forms: Sequence[Format], fo
 
     Args:
         project: whose version.
-        reference: `models:/mnist@champion`, `models:/mnist/3`, or only the alias or the number.
+        reference: `models:/NAME@champion`, `models:/NAME/3`, or only the alias or the number.
         forms: what to export it as.
         folder: where to; `exports/` of the project by default.
 
@@ -33,11 +33,11 @@ def export_version(project: Project, reference: str, forms: Sequence[Format], fo
 
     for form in forms:
         need("export", f"`mnist export --format {form}`", *NEEDS[form])
-    registry = Registry(open_store(project))
+    registry = Registry.open(project)
     version = _find(project, registry, reference)
     folder = folder or project.home / EXPORTS
-    files = {form: folder / f"{MODEL}-{version.number}{SUFFIXES[form]}" for form in forms}
-    export_and_compare(project, f"Version {version.number} of models:/{MODEL}", registry.load(version), files)
+    files = {form: folder / f"{registry.name}-{version.number}{SUFFIXES[form]}" for form in forms}
+    export_and_compare(project, f"Version {version.number} of models:/{registry.name}", registry.load(version), files)
     for file in files.values():
         say(f"Written: {file}")
         try:
@@ -53,7 +53,7 @@ def prepare_champion(project: Project) -> None:
         UserError: there is no champion, its file is lost, or this version of Keras cannot load it.
     """
     state = store_state(tracking_uri(project))  # before it is asked, so that no change is missed
-    registry = Registry(open_store(project))
+    registry = Registry.open(project)
     champion = _find(project, registry, CHAMPION)
     file = project.serving / f"{champion.digest or champion.model_id}{SUFFIXES[Format.LITERT]}"
     if not file.exists():
@@ -62,12 +62,12 @@ def prepare_champion(project: Project) -> None:
 
 
 def _find(project: Project, registry: Registry, reference: str) -> Version:
-    wanted = reference.removeprefix(f"models:/{MODEL}").lstrip("@/")
+    wanted = reference.removeprefix(f"models:/{registry.name}").lstrip("@/")
     versions = registry.versions()
     for version in versions:
         if wanted == version.number or wanted in version.aliases:
             return version
     raise UserError(
-        f"There is no version {wanted} of models:/{MODEL}: "
+        f"There is no version {wanted} of models:/{registry.name}: "
         f"{'`mnist models` lists those that there are' if versions else way_out(project)}."
     )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mnist_pipeline.evaluation.metrics import DIGITS, wilson_interval
+from mnist_pipeline.evaluation.metrics import wilson_interval
 
 MODEL_CARD = "model_card.md"
 """Artifact of a run: the card."""
@@ -17,12 +17,12 @@ FIGURES = "report/figures"
 """Artifact folder of a run with the figures, seen from the card."""
 
 
-def model_card(facts: Mapping[str, Any], answers: Sequence[tuple[int, int]]) -> str:
+def model_card(facts: Mapping[str, Any], answers: Sequence[tuple[str, str]]) -> str:
     """Write the card.
 
     Args:
         facts: what the template says that does not follow from the answers.
-        answers: for each test image, the digit that it shows and the one that the model read.
+        answers: for each test image, the name of its class and of the one that the model took it for.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -35,14 +35,13 @@ def model_card(facts: Mapping[str, Any], answers: Sequence[tuple[int, int]]) -> 
     environment.policies["json.dumps_kwargs"] = {}  # in the order of params.yaml, not sorted
     filters: Mapping[str, Any] = {"count": "{:,}".format, "percent": "{:.2%}".format, "interval": _interval}
     environment.filters.update(filters)
-    mistakes = Counter((actual, read) for actual, read in sorted(answers) if actual != read).most_common()
+    mistakes = Counter(answer for answer in sorted(answers) if answer[0] != answer[1]).most_common()
     return environment.get_template("model_card.md.j2").render(
         facts,
         figures=FIGURES,
-        digits=DIGITS,
         images_of=Counter(actual for actual, _ in answers),
         mistakes=mistakes,
-        misread_as={actual: f"{read} ({times} times)" for (actual, read), times in reversed(mistakes)},
+        taken_for={actual: f"{other} ({times} times)" for (actual, other), times in reversed(mistakes)},
     )
 
 

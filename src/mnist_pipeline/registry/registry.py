@@ -1,4 +1,4 @@
-"""The MLflow model registry: the versions of the model `mnist`, and which of them is `champion`.
+"""The MLflow model registry: the versions of the model named as the data, and which of them is `champion`.
 
 Whatever moves the champion is written down before it happens, in tags of the versions, and then happens in steps that
 may be repeated: `Registry.repair` ends what a killed process began.
@@ -11,12 +11,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from textwrap import shorten
+from typing import TYPE_CHECKING, Self, cast
 from zipfile import BadZipFile
 
-from mnist_pipeline.core.console import quiet_native_logs, warn
+from mnist_pipeline.core.console import quiet_native_logs
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.params import Data, load_data
+from mnist_pipeline.registry.turns import turn
 from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, find_model, logged_model_id
 from mnist_pipeline.tracking.store import open_store
 
@@ -25,8 +28,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-MODEL = "mnist"
-"""Name of the registered model."""
 CHAMPION = "champion"
 """Alias of the version to use; also a tag of the run that trained it, with the number of the version."""
 PREVIOUS = "previous"
@@ -40,10 +41,10 @@ ROLLED_BACK_TO = "rolled_back_to"
 """Tag of a version that somebody took the title from: the number of the one that got it."""
 
 _DESCRIPTION = """\
-Reads handwritten digits. Takes raw pixels 0-255 (uint8, shape (n, 28, 28), light ink on dark paper) and returns ten
-class probabilities (n, 10); the normalization is inside.
+Tells {data.title}'s {data.items} apart. Takes raw pixels 0-255 (uint8, shape (n, {height}, {width})) and returns the
+probabilities of {count} classes (n, {count}), in this order: {classes}. The normalization is inside.
 
-`mlflow.pyfunc.load_model("models:/mnist@champion").predict(images)`
+`mlflow.pyfunc.load_model("models:/{data.name}@champion").predict(images)`
 
 * `champion` is the version to use, `previous` the one before it, `challenger` the last that was not better.
 * Each version's description is its model card; its tags say by what numbers it was chosen or not.
@@ -86,11 +87,23 @@ class Registry:
     """The versions, and what may be done with them; every step may be repeated."""
 
     client: "MlflowClient"
+    data: Data
+    """What the models tell apart."""
+
+    @classmethod
+    def open(cls, project: Project) -> Self:
+        """Open the registry of a project, to look at."""
+        return cls(open_store(project), load_data(project))
+
+    @property
+    def name(self) -> str:
+        """Name of the registered model."""
+        return self.data.name
 
     def versions(self) -> list[Version]:
         """Return all versions, newest first."""
         aliases: defaultdict[str, list[str]] = defaultdict(list)
-        for model in self.client.search_registered_models(f"name = '{MODEL}'"):  # which alone tells of aliases
+        for model in self.client.search_registered_models(f"name = '{self.name}'"):  # which alone tells of aliases
             for alias, number in sorted(model.aliases.items()):
                 aliases[str(number)].append(alias)
         versions = [
@@ -101,23 +114,27 @@ class Registry:
                 found.tags,
                 aliases[str(found.version)],
             )
-            for found in self.client.search_model_versions(f"name = '{MODEL}'")
+            for found in self.client.search_model_versions(f"name = '{self.name}'")
         ]
         return sorted(versions, key=lambda version: int(version.number), reverse=True)
 
-    def add(self, run_id: str, digest: str, *, description: str, tags: Mapping[str, str]) -> Version:
-        """Register the model file, of this MD5, that a run logged last; nobody's champion yet."""
+    def create(self) -> None:
+        """Create the registered model if it is not there yet."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_registered_model(MODEL, description=_DESCRIPTION)
+            self.client.create_registered_model(self.name, description=_describe(self.data))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+    def add(self, run_id: str, digest: str, *, description: str, tags: Mapping[str, str]) -> Version:
+        """Register the model file, of this MD5, that a run logged last; nobody's champion yet."""
+        self.create()
         tags = {**tags, MODEL_DIGEST: digest}
         model_id = logged_model_id(self.client.get_run(run_id))
         version = self.client.create_model_version(
-            MODEL,
+            self.name,
             source=f"models:/{model_id}",
             run_id=run_id,
             model_id=model_id,
@@ -130,7 +147,7 @@ class Registry:
     def tag(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version, in their order."""
         for key, value in tags.items():
-            self.client.set_model_version_tag(MODEL, version.number, key, value)
+            self.client.set_model_version_tag(self.name, version.number, key, value)
 
     def promote(self, version: Version) -> None:
         """Make a version the champion, and the champion `previous`."""
@@ -139,7 +156,7 @@ class Registry:
 
     def challenge(self, version: Version) -> None:
         """Call a version the challenger."""
-        self.client.set_registered_model_alias(MODEL, CHALLENGER, version.number)
+        self.client.set_registered_model_alias(self.name, CHALLENGER, version.number)
 
     def rollback(self) -> tuple[Version, Version]:
         """Give the title back to the previous champion, or, after a rollback, take the rollback back.
@@ -151,7 +168,8 @@ class Registry:
         champion, previous = bearer(versions, CHAMPION), bearer(versions, PREVIOUS)
         if champion is None or previous is None:
             raise UserError(
-                f"There is no previous champion of models:/{MODEL} to go back to: `mnist models` lists what there is."
+                f"There is no previous champion of models:/{self.name} to go back to: `mnist models` lists what there "
+                "is."
             )
         marks = {"rolled_back_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC", ROLLED_BACK_TO: previous.number}
         if not previous.rolled_back:
@@ -159,7 +177,7 @@ class Registry:
         self._crown(previous, over=champion)
         if previous.rolled_back:
             for key in reversed(marks):  # the one that `repair` acts on goes first
-                self.client.delete_model_version_tag(MODEL, previous.number, key)
+                self.client.delete_model_version_tag(self.name, previous.number, key)
         return champion, previous
 
     def repair(self) -> None:
@@ -181,15 +199,15 @@ class Registry:
         return None
 
     def load(self, version: Version) -> "keras.Model":
-        """Load the model of a version: raw pixels, uint8 (n, 28, 28), to probabilities (n, 10).
+        """Load the model of a version: raw pixels, uint8 (n, height, width), to probabilities (n, classes).
 
         Raises:
-            UserError: the store has lost its file, or this version of Keras cannot load it.
+            UserError: the store has lost its file, this version of Keras cannot load it, or it is for other data.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        uri = f"models:/{MODEL}/{version.number}"
+        uri = f"models:/{self.name}/{version.number}"
         with tempfile.TemporaryDirectory() as folder:
             kept = find_model(version.model_id, version.digest, Path(folder))
         if version.digest and kept.state != "verified":
@@ -199,18 +217,20 @@ class Registry:
             )
         try:
             with quiet_native_logs():
-                return cast("keras.Model", mlflow.keras.load_model(uri, load_model_kwargs={"compile": False}))
+                model = cast("keras.Model", mlflow.keras.load_model(uri, load_model_kwargs={"compile": False}))
         except (MlflowException, OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
             raise UserError(
                 f"The model of {uri} cannot be loaded by this version of Keras: install the version that wrote it, or "
                 "delete that version in MLflow and run `mnist register` again."
             ) from error
+        self.data.check_fit(uri, model.input_shape[1:], model.output_shape[-1])
+        return model
 
     def _crown(self, version: Version, over: Version | None) -> None:
         """Move the title; what follows from it comes last and can be done again by `repair`."""
         if over and over.number != version.number:
             self.tag(version, {REPLACED: over.number})
-        self.client.set_registered_model_alias(MODEL, CHAMPION, version.number)
+        self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
         self._align(self.versions())
 
     def _align(self, versions: Sequence[Version]) -> None:
@@ -219,11 +239,11 @@ class Registry:
             return
         replaced = _numbered(versions, champion.tags.get(REPLACED))
         if replaced and PREVIOUS not in replaced.aliases:
-            self.client.set_registered_model_alias(MODEL, PREVIOUS, replaced.number)
+            self.client.set_registered_model_alias(self.name, PREVIOUS, replaced.number)
         elif PREVIOUS in champion.aliases and not replaced:
-            self.client.delete_registered_model_alias(MODEL, PREVIOUS)
+            self.client.delete_registered_model_alias(self.name, PREVIOUS)
         if CHALLENGER in champion.aliases:
-            self.client.delete_registered_model_alias(MODEL, CHALLENGER)
+            self.client.delete_registered_model_alias(self.name, CHALLENGER)
         self._label_runs(champion)
 
     def _label_runs(self, champion: Version) -> None:
@@ -239,6 +259,13 @@ class Registry:
                 self.client.set_tag(champion.run_id, CHAMPION, label)
 
 
+def _describe(data: Data) -> str:
+    """Return the description of the registered model, in Markdown; MLflow holds 5,000 characters of it."""
+    height, width = data.image_size
+    classes = shorten(", ".join(data.classes), 4_000)
+    return _DESCRIPTION.format(data=data, height=height, width=width, count=len(data.classes), classes=classes)
+
+
 def bearer(versions: Sequence[Version], alias: str) -> Version | None:
     """Return the one of the versions that bears `alias`."""
     return next((version for version in versions if alias in version.aliases), None)
@@ -250,18 +277,9 @@ def _numbered(versions: Sequence[Version], number: str | None) -> Version | None
 
 @contextmanager
 def open_registry(project: Project) -> Generator[Registry]:
-    """Open the registry to change it, one process of a project at a time, after ending what a killed one began."""
-    from filelock import FileLock, Timeout
-
-    registry = Registry(open_store(project))
-    lock = FileLock(project.artifacts / ".registry.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        warn("Another process of this project is changing the registry: waiting for it.")
-        lock.acquire()
-    try:
+    """Open the registry to change it, one process at a time, after ending what a killed one began."""
+    registry = Registry.open(project)
+    registry.create()
+    with turn(registry.client, registry.name):
         registry.repair()
         yield registry
-    finally:
-        lock.release()

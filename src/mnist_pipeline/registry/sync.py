@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.errors import UserError
-from mnist_pipeline.core.files import known_digest
+from mnist_pipeline.core.files import content_digest, known_digest
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.data.dataset import load_train, train_file
 from mnist_pipeline.provenance.inputs import tree_digest
 from mnist_pipeline.provenance.pipeline import recorded_path
 from mnist_pipeline.provenance.search import find_data
-from mnist_pipeline.registry.candidate import read_best, read_candidate, write_card
+from mnist_pipeline.registry.candidate import DIGESTS, read_best, read_candidate, write_card
 from mnist_pipeline.registry.contest import TRAINED_ON, trained_on
-from mnist_pipeline.registry.model_card import MODEL_CARD
 from mnist_pipeline.registry.registry import CHAMPION, Registry, Version, bearer
-from mnist_pipeline.tracking.artifacts import KEPT_MODEL, Kept, find_model, upload
-from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.artifacts import KEPT_MODEL, Kept, find_model, log_contents, upload
 from mnist_pipeline.tracking.sync import Agreement
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ def sync_versions(project: Project, params: "Params", found: Agreement) -> None:
 
     A model comes from the workspace or from DVC's cache, by its MD5, everything else from the workspace.
     """
-    registry = Registry(open_store(project))
+    registry = Registry.open(project)
     for version in registry.versions():
         found.mend(
             f"version {version.number} ({version.model})",
@@ -52,7 +50,7 @@ def lacks_best(project: Project) -> bool:
     file = project.model_file(best.model)
     if not file.is_file() or known_digest(file) != best.model_md5:
         return False
-    versions = Registry(open_store(project)).versions()
+    versions = Registry.open(project).versions()
     return not bearer(versions, CHAMPION) or all(version.digest != best.model_md5 for version in versions)
 
 
@@ -67,7 +65,7 @@ def _lacking(registry: Registry, version: Version) -> list[str]:
     """Return what the store has lost or damaged of what belongs to a version that `mnist register` made."""
     with tempfile.TemporaryDirectory() as folder:
         kept = Kept(registry.run_of(version), Path(folder))
-        found = [kept.find(name) for name in (MODEL_CARD, TRAINED_ON)]
+        found = [kept.find(name, version.tags.get(tag)) for name, tag in DIGESTS.items()]
         if version.digest:
             found.insert(0, find_model(version.model_id, version.digest, Path(folder) / "model"))
         return [each.what for each in found if each.state != "verified"]
@@ -80,20 +78,23 @@ def _restore(project: Project, params: "Params", registry: Registry, version: Ve
     for name in lacking:
         with suppress(UserError, MlflowException):  # the run or the logged model was deleted
             if name != KEPT_MODEL:
-                kept = Kept(registry.client.get_run(version.run_id), Path())
-                kept.restore(registry.client, _content(project, params, registry, version, name))
+                content = _content(project, params, registry, version, name)
+                if content_digest(content) == version.tags.get(DIGESTS[name], content_digest(content)):
+                    log_contents(registry.client, version.run_id, {name: content})
                 continue
             path = recorded_path(project, project.model_file(version.model))
             if file := find_data(project, path, version.digest).path:
                 upload(registry.client, version.run_id, version.model_id, file)
 
 
-def _content(project: Project, params: "Params", registry: Registry, version: Version, name: str) -> dict[str, bytes]:
-    """Return what an artifact of a version would be, if the workspace still has what it was made from."""
+def _content(project: Project, params: "Params", registry: Registry, version: Version, name: str) -> bytes:
+    """Return what an artifact of a version would be; a UserError if the workspace lacks what it was made from."""
+    gone = UserError(f"The workspace does not have what {name} of version {version.number} was made from.")
     if name == TRAINED_ON:
-        is_same = tree_digest(train_file(project.split)) == version.tags.get("train_md5")
-        return {name: trained_on(load_train(project.split).images)} if is_same else {}
+        if tree_digest(train_file(project.split)) != version.tags.get("train_md5"):
+            raise gone
+        return trained_on(load_train(project.split).images)
     candidate, run = read_candidate(project, ModelId(version.model)), registry.client.get_run(version.run_id)
     if candidate.digest != version.digest:
-        return {}
-    return {name: write_card(project, params, candidate, run)[1].encode()}
+        raise gone
+    return write_card(project, params, candidate, run)[1].encode()

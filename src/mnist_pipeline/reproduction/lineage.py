@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 from mnist_pipeline.core.console import console
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.idx import RAW_FILES
+from mnist_pipeline.data.params import load_data
 from mnist_pipeline.provenance.environment import LEFT_OUT, NO_COMMIT, UNKNOWN
 from mnist_pipeline.provenance.git import checked_out, git
 from mnist_pipeline.provenance.inputs import Lineage
 from mnist_pipeline.provenance.pipeline import recorded_path
 from mnist_pipeline.provenance.redaction import REDACTED
 from mnist_pipeline.provenance.search import Finding, State, compare, find_data
-from mnist_pipeline.registry.registry import MODEL
 from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.tracking.artifacts import DIFF, LINEAGE, MODEL_DIGEST, PARAMS, Kept
 from mnist_pipeline.tracking.runs import find_run_by_digest
@@ -54,7 +55,7 @@ class Walk(Kept):
     version: "ModelVersion | None"
     """The registered version that was asked for; None if it was a run."""
     tree: Path
-    """The code, the temporary counterpart of `Project.top`; nothing is there if the repository lacks the commit."""
+    """The code, in the place of `Project.repository`; nothing is there if the repository lacks the commit."""
     everywhere: bool
     """Whether to look on DVC's remotes, too, and for a model that the store has lost wherever data may be."""
 
@@ -92,7 +93,7 @@ class Walk(Kept):
             yield from self._inputs(self.lineage)
         else:
             yield from (self.find(LINEAGE), self.find(PARAMS))
-        has_diff = DIFF in self.recorded or (self.artifacts / DIFF).is_file()
+        has_diff = self.tags.get("git_dirty") == "true" or (self.artifacts / DIFF).is_file()
         yield self._commit(self.tags.get("git_commit", ""), self.find(DIFF) if has_diff else None)
 
     def _version(self, version: "ModelVersion") -> Finding:
@@ -138,7 +139,9 @@ class Walk(Kept):
             return Finding("raw data", "missing", found=unknown, is_needed=False)
         pieces = {folder: lineage.data[folder], **{f"{folder}/{name}": md5 for name, md5 in lineage.raw_files.items()}}
         parts = [replace(self._data(path, digest), is_needed=False) for path, digest in pieces.items()]
-        return Finding("raw data", "verified", parts=(parts[0], *map(_with_sha256, parts[1:])), is_needed=False)
+        published = _published(self.project, lineage)
+        files = (_with_sha256(part, published.get(Path(part.what).name)) for part in parts[1:])
+        return Finding("raw data", "verified", parts=(parts[0], *files), is_needed=False)
 
     def _commit(self, commit: str, diff: Finding | None) -> Finding:
         """Compare code and recorded diff with what the stage read."""
@@ -154,7 +157,7 @@ class Walk(Kept):
         elif diff.path:
             parts = (replace(diff, state="changed", found="it does not apply to the commit"),)
         # Without its diff the code is another one, of course.
-        branch = self.tags.get("git_branch")
+        branch = self.tags.get("mlflow.source.git.branch")
         return Finding(f"commit {commit}", "verified", found=f"of branch {branch}" if branch else "", parts=parts)
 
     def _code(self, diff: Path | None) -> tuple[Finding, ...]:
@@ -169,7 +172,7 @@ class Walk(Kept):
 def walk(project: Project, reference: str, *, everywhere: bool = False) -> Generator[Walk]:
     """Yield the way back from a run or a registered version, whose files are there inside `with`.
 
-    The reference is a run's id, `models:/mnist@champion` or `models:/mnist/3`; `everywhere` is that of `Walk`.
+    The reference is a run's id, `models:/NAME@champion` or `models:/NAME/3`; `everywhere` is that of `Walk`.
 
     Raises:
         UserError: there is no such run or version.
@@ -178,7 +181,7 @@ def walk(project: Project, reference: str, *, everywhere: bool = False) -> Gener
     commit = run.data.tags.get("git_commit", "") if run else ""
     with (
         tempfile.TemporaryDirectory(prefix="mnist-walk-") as name,
-        checked_out(project.top, commit, (folder := Path(name)) / "tree") as tree,
+        checked_out(project.repository, commit, (folder := Path(name)) / "tree") as tree,
     ):
         yield Walk(run, folder, project, version, tree, everywhere)
 
@@ -196,11 +199,9 @@ def _resolve(project: Project, reference: str) -> "tuple[ModelVersion | None, Ru
     if version is None:
         is_trained = any(project.models.glob("*/model.keras"))
         again = "; a lost run comes back with `mnist sync`, under another id" if is_trained else ""
-        raise UserError(
-            f"The store has no run {reference}: give a run's id, models:/{MODEL}@champion or models:/{MODEL}/3{again}."
-        )
+        raise UserError(f"The store has no run {reference}: give {_forms(project)}{again}.")
     # Its run was deleted, and may have been restored under another id.
-    return version, find_run_by_digest(client, version.tags.get(MODEL_DIGEST, ""))
+    return version, find_run_by_digest(client, project, version.tags.get(MODEL_DIGEST, ""))
 
 
 def _find_version(project: Project, client: "MlflowClient", reference: str) -> "ModelVersion":
@@ -208,7 +209,7 @@ def _find_version(project: Project, client: "MlflowClient", reference: str) -> "
 
     parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
     if parts is None:
-        raise UserError(f"{reference}: write models:/{MODEL}@champion, models:/{MODEL}/3 or a run's id.")
+        raise UserError(f"{reference}: give {_forms(project)}.")
     name, alias, number = parts.groups()
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
@@ -216,17 +217,25 @@ def _find_version(project: Project, client: "MlflowClient", reference: str) -> "
         raise UserError(f"The registry has no {reference}: {way_out(project)}.") from error
 
 
-def _with_sha256(part: Finding) -> Finding:
-    """Add the SHA-256 of a raw file that was found."""
-    from mnist_pipeline.data.download import FILES
+def _forms(project: Project) -> str:
+    name = load_data(project).name
+    return f"a run's id, models:/{name}@champion or models:/{name}/3"
 
+
+def _published(project: Project, lineage: Lineage) -> dict[str, str]:
+    """Return the SHA-256 that each raw file had to have, by name: of then, or of now if it was not recorded."""
+    source = lineage.parameters.get("data.source") or load_data(project).source.model_dump()
+    return {name: file["sha256"] for name, file in zip(RAW_FILES, source.get("files", ()), strict=False)}
+
+
+def _with_sha256(part: Finding, published: str | None) -> Finding:
+    """Add the SHA-256 of a raw file that was found, and whether it is the one that was published."""
     if part.state != "verified" or part.path is None:
         return part
     with part.path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    published = {file.name: file.sha256 for file in FILES}
-    about = "as published" if found == published.get(Path(part.what).name) else "not MNIST as published"
-    return replace(part, found=f"{part.found}, sha256 {found}, {about}")
+    about = "" if published is None else ", as published" if found == published else ", not as published"
+    return replace(part, found=f"{part.found}, sha256 {found}{about}")
 
 
 def _gaps(diff: Path | None) -> str:

@@ -12,15 +12,14 @@ from mnist_pipeline.core.console import say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import Project, find_project
+from mnist_pipeline.core.records import read_json
+from mnist_pipeline.provenance.inputs import Lineage
 from mnist_pipeline.provenance.search import copy_data
 from mnist_pipeline.reproduction.lineage import Walk
-from mnist_pipeline.tracking.artifacts import PARAMS
+from mnist_pipeline.tracking.artifacts import LINEAGE, PARAMS, download, environment_of
 
-ENVIRONMENT = (
-    "environment_lock_md5", "python", "tensorflow", "keras", "numpy", "cuda", "machine", "cpu",
-    "device_kind", "device_names", "device_precision", "device_strategy", "device_xla",
-)  # fmt: skip
-"""Tags of a run on which the last bits of its weights may depend."""
+ENVIRONMENT = ("lock_md5", "python", "tensorflow", "keras", "numpy", "cuda", "machine", "cpu", "device")
+"""What of a run's environment the last bits of its weights may depend on."""
 
 
 class ImpossibleError(UserError):
@@ -38,7 +37,7 @@ def lay_out(found: Walk) -> Project:
 
 def build_environment(found: Walk, tree: Project) -> Path:
     """Install the recorded lock, if `tree` has it, into a new virtual environment; return its Python."""
-    wanted, name = found.tags.get("environment_lock_md5"), tree.lock.name
+    wanted, name = found.environment.get("lock_md5"), tree.lock.name
     present = file_digest(tree.lock) if tree.lock.is_file() else "none"
     if wanted is None:
         raise ImpossibleError(f"{name}: the run does not say which one it was trained with")
@@ -56,12 +55,12 @@ def build_environment(found: Walk, tree: Project) -> Path:
 
 
 def train_again(found: Walk, tree: Project, python: Path) -> dict[str, str]:
-    """Train again in the project `tree` that was laid out, by its own code; return the tags of the new run."""
+    """Train again in the project `tree` that was laid out, by its own code; return the new run's environment."""
     store = f"sqlite:///{found.folder / 'mlflow.db'}"
     foreign = ("DVC_", "GIT_", "MLFLOW_")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)} | {
         "MLFLOW_TRACKING_URI": store,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(tree.top / "src"), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(tree.repository / "src"), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
     }
     command, model_file = f"`mnist {' '.join(found.arguments)}` of that commit", tree.model_file(found.tags["model"])
@@ -71,11 +70,11 @@ def train_again(found: Walk, tree: Project, python: Path) -> dict[str, str]:
         raise ImpossibleError(f"{command} fails here, with status {status}")
     if not model_file.is_file():
         raise ImpossibleError(f"{command} wrote no {model_file.relative_to(tree.root)}")
-    return _tags_in(store, found.tags["model"])
+    return _environment_in(store, found.tags["model"], found.folder / "again")
 
 
 def differences(recorded: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """Say how the environments of two runs differ, by their tags; empty if they do not."""
+    """Say how two environments differ, as far as both are known; empty if they do not."""
     both = [key for key in ENVIRONMENT if key in recorded and key in here]
     return ", ".join(f"{key} {recorded[key]} then, {here[key]} now" for key in both if recorded[key] != here[key])
 
@@ -102,11 +101,12 @@ def _run(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -
     return process.returncode
 
 
-def _tags_in(store: str, model: str) -> dict[str, str]:
-    """Return the tags of the newest run of a model in a store; none if there is no such run."""
+def _environment_in(store: str, model: str, folder: Path) -> dict[str, str]:
+    """Return the environment of the newest run of a model in a store; empty if there is no such run."""
     from mlflow import MlflowClient
 
     client = MlflowClient(store)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, f"tags.model = '{model}'", max_results=1)
-    return dict(found[0].data.tags) if found else {}
+    file = download(f"runs:/{found[0].info.run_id}/{LINEAGE}", folder, store) if found else None
+    return environment_of(found[0].data.tags, read_json(file, Lineage, "mnist train")) if file else {}

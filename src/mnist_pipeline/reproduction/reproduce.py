@@ -13,7 +13,7 @@ from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import Subset, load_validation
 from mnist_pipeline.models.model import load_model
-from mnist_pipeline.provenance.environment import environment_tags
+from mnist_pipeline.provenance.environment import environment
 from mnist_pipeline.reproduction.lineage import Walk, walk
 from mnist_pipeline.reproduction.rebuild import ImpossibleError, build_environment, differences, lay_out, train_again
 from mnist_pipeline.tracking.artifacts import KEPT_MODEL, MODEL_DIGEST
@@ -29,7 +29,7 @@ SAME, DIFFERENT, IMPOSSIBLE = 0, 3, 4
 def run(project: Project, reference: str, *, install: bool) -> int:
     """Train the model of a run or of a registered version again, compare, and return the exit status.
 
-    The reference is a run's id, `models:/mnist@champion` or `models:/mnist/3`. With `install`, train in a new
+    The reference is a run's id, `models:/NAME@champion` or `models:/NAME/3`. With `install`, train in a new
     environment from the recorded lock.
 
     Raises:
@@ -77,18 +77,18 @@ def _reproduce(found: Walk, *, install: bool) -> int:
     if install:
         say(f"Installing {tree.lock.name} of that commit; this takes minutes and gigabytes")
         python = build_environment(found, tree)
-    elif other := differences(found.tags, environment_tags(tree)):
+    elif other := differences(found.environment, environment(tree)):
         warn(f"Not as it was recorded: {other}. (--install brings the recorded packages, not the machine.)")
     say(f"Training it again: mnist {' '.join(found.arguments)}")
     here = train_again(found, tree, python)
     say("Comparing the models")
-    return compare(found, tree, differences(found.tags, here))
+    return compare(found, tree, differences(found.environment, here))
 
 
-def compare(found: Walk, tree: Project, environment: str) -> int:
+def compare(found: Walk, tree: Project, environments: str) -> int:
     """Compare the model of the run and the one trained again in `tree`, print what differs; return the exit status.
 
-    The environment is what differed around the two trainings, in words.
+    `environments` says what differed around the two trainings.
     """
     files = found.files[KEPT_MODEL], tree.model_file(found.tags["model"])
     digests = [file_digest(file) for file in files]
@@ -107,7 +107,7 @@ def compare(found: Walk, tree: Project, environment: str) -> int:
     facts = {
         "weights": weights,
         **_agreement(models, load_validation(tree.split)),
-        "environment": environment or "as recorded: look for a file that git ignores, or an environment variable",
+        "environment": environments or "nothing recorded differs: look for a file that git ignores, or a variable",
     }
     console().print("Trained again, but not the same:", style="yellow")
     for what, fact in facts.items():
@@ -135,9 +135,9 @@ def _agreement(models: "Sequence[keras.Model]", validation: Subset) -> dict[str,
     from mnist_pipeline.evaluation.metrics import predict_probabilities
 
     recorded, rebuilt = (predict_probabilities(model, validation.images).argmax(axis=1) for model in models)
-    right = [f"{(digits == validation.labels).mean():.2%}" for digits in (recorded, rebuilt)]
+    right = [f"{(answers == validation.labels).mean():.2%}" for answers in (recorded, rebuilt)]
     same = recorded == rebuilt
     return {
         "validation accuracy": f"{right[0]} recorded, {right[1]} rebuilt",
-        "the same digit": f"seen on {same.sum():,} of {same.size:,} validation images ({same.mean():.2%})",
+        "the same class": f"given to {same.sum():,} of {same.size:,} validation images ({same.mean():.2%})",
     }

@@ -1,4 +1,4 @@
-"""`mnist demo`: a page to draw digits on, which shows what a model reads, what it sees and where it looks."""
+"""`mnist demo`: a page to draw on, or to give a picture: what a model takes it for, what it sees and where it looks."""
 
 import io
 import socket
@@ -24,18 +24,18 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.page import free_port, open_page
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.idx import images_name
-from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.data.params import Data, load_data
 from mnist_pipeline.evaluation.metrics import predict_probabilities
-from mnist_pipeline.serving.images import read_digit, read_picture
+from mnist_pipeline.serving.images import read_image, read_picture
 from mnist_pipeline.serving.predict import doubts
 
 if TYPE_CHECKING:
     import keras
 
 COVER, STEP = 5, 2
-"""Side of the square that is covered, and how far it is moved, in pixels."""
+"""Side of the square that is covered, and how far it is moved, in pixels of an image whose shorter side has 28."""
 EXAMPLES = 12
-"""Misread test images that are offered."""
+"""Misclassified test images that are offered."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Offer:
 
 
 class Reading(BaseModel):
-    """What a model reads in a picture."""
+    """What a model takes a picture for."""
 
-    digit: int
-    """The most probable digit."""
+    class_name: str
+    """The most probable class."""
     probabilities: list[float]
-    """The probability of each digit."""
+    """The probability of each class."""
     pixels: list[list[int]]
-    """What the model saw, 28x28, 0 for paper and 255 for ink."""
+    """What the model saw, (height, width), 0 for black and 255 for white."""
     heat: list[list[float]]
-    """How much each pixel mattered, 28x28, from 0 to 1."""
+    """How much each pixel mattered, (height, width), from 0 to 1."""
     notes: list[str]
     """What to bear in mind, a sentence each."""
 
@@ -77,9 +77,10 @@ def run(project: Project, offers: Mapping[str, Offer], port: int | None, *, brow
     Raises:
         UserError: the port is taken, or the first version cannot be loaded.
     """
-    app, port = make_page(project, offers), free_port(port, 8000)
+    app, port, data = make_page(project, offers), free_port(port, 8000), load_data(project)
+    todo = f"Draw {data.one_item}" if data.preparation == "strokes" else f"Show pictures of {data.items}"
     with suppress(KeyboardInterrupt), socket.create_server(("127.0.0.1", port)) as listener:
-        say(f"Draw a digit at http://127.0.0.1:{port} (Ctrl+C ends it)")
+        say(f"{todo} at http://127.0.0.1:{port} (Ctrl+C ends it)")
         if browser:
             open_page(f"http://127.0.0.1:{port}")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
@@ -92,7 +93,8 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
         project: whose test images are offered as examples.
         offers: the versions, by name; the first is shown at first.
     """
-    app = FastAPI(title="mnist demo", docs_url=None, redoc_url=None)
+    data = load_data(project)
+    app = FastAPI(title=f"{data.name} demo", docs_url=None, redoc_url=None)
 
     @cache
     def model_of(version: str) -> "keras.Model":
@@ -104,9 +106,11 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
     def page() -> FileResponse:
         return FileResponse(Path(__file__).with_name("demo.html"))
 
-    @app.get("/versions")
-    def versions() -> list[tuple[str, str]]:
-        return [(name, offer.label) for name, offer in offers.items()]
+    @app.get("/about")
+    def about() -> dict[str, Any]:
+        shown = data.model_dump(mode="json", include={"name", "title", "item", "classes", "image_size", "preparation"})
+        labels = (offer.label for offer in offers.values())
+        return {**shown, "one_item": data.one_item, "versions": [*zip(offers, labels, strict=True)]}
 
     @app.get("/examples")
     def examples(version: str) -> list[int]:
@@ -114,13 +118,13 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
 
     @app.get("/examples/{index}")
     def example(index: int) -> Response:
-        digit = read_digit(project.raw / images_name("t10k"), index)
-        Image.fromarray(digit.pixels).save(content := io.BytesIO(), "PNG")
+        image = read_image(data, project.raw / images_name("t10k"), index)
+        Image.fromarray(image.pixels).save(content := io.BytesIO(), "PNG")
         return Response(content.getvalue(), media_type="image/png")
 
     @app.post("/read")
     def read(version: str, picture: Annotated[bytes, Body(media_type="image/*")]) -> Reading:
-        return read_with(model_of(version), picture)
+        return read_with(data, model_of(version), picture)
 
     @app.exception_handler(UserError)
     def refuse(_: Request, error: UserError) -> JSONResponse:
@@ -135,21 +139,21 @@ def _find(offers: Mapping[str, Offer], version: str) -> Offer:
     return offers[version]
 
 
-def read_with(model: "keras.Model", picture: bytes) -> Reading:
-    """Return what a model reads in the bytes of a picture file.
+def read_with(data: Data, model: "keras.Model", picture: bytes) -> Reading:
+    """Return what a model takes the bytes of a picture file for.
 
     Raises:
         UserError: it is no picture, or shows nothing.
     """
-    digit = read_picture(io.BytesIO(picture), Path("The picture"))
-    probabilities = predict_probabilities(model, digit.pixels[np.newaxis])[0]
+    image = read_picture(data, io.BytesIO(picture), Path("The picture"))
+    probabilities = predict_probabilities(model, image.pixels[np.newaxis])[0]
     best = int(probabilities.argmax())
     return Reading(
-        digit=best,
+        class_name=data.classes[best],
         probabilities=probabilities.tolist(),
-        pixels=digit.pixels.tolist(),
-        heat=heat_map(lambda images: predict_probabilities(model, images)[:, best], digit.pixels).tolist(),
-        notes=doubts(digit, probabilities),
+        pixels=image.pixels.tolist(),
+        heat=heat_map(lambda images: predict_probabilities(model, images)[:, best], image.pixels).tolist(),
+        notes=doubts(data, image, probabilities),
     )
 
 
@@ -161,16 +165,18 @@ def heat_map(
     A gradient would say less: it is about small changes of single pixels, and nearly 0 where the model is sure.
 
     Args:
-        score: returns a model's score for each image, float32 (n,), of raw pixels, uint8 (n, 28, 28).
-        pixels: the image, uint8 (28, 28).
+        score: returns a model's score for each image, float32 (n,), of raw pixels, uint8 (n, height, width).
+        pixels: the image, uint8 (height, width).
 
     Returns:
-        float64 (28, 28) from 0 to 1, the most important pixel; all 0 if none matters.
+        float64 (height, width) from 0 to 1, the most important pixel; all 0 if none matters.
     """
-    places = [(y, x) for y in range(0, IMAGE_SIDE, STEP) for x in range(0, IMAGE_SIDE, STEP)]
-    squares = np.zeros((len(places), IMAGE_SIDE, IMAGE_SIDE), bool)
+    (height, width), scale = pixels.shape, min(pixels.shape) / 28
+    reach, step = round(COVER // 2 * scale), max(1, round(STEP * scale))
+    places = [(y, x) for y in range(0, height, step) for x in range(0, width, step)]
+    squares = np.zeros((len(places), height, width), bool)
     for square, (y, x) in zip(squares, places, strict=True):
-        square[max(0, y - COVER // 2) : y + COVER // 2 + 1, max(0, x - COVER // 2) : x + COVER // 2 + 1] = True
+        square[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1] = True
     scores = score(np.concatenate([pixels[np.newaxis], np.where(squares, 0, pixels).astype(np.uint8)]))
     loss = np.clip(scores[0] - scores[1:], 0, None)
     heat = np.tensordot(loss, squares, 1) / squares.sum(axis=0)
@@ -178,7 +184,7 @@ def heat_map(
 
 
 def hardest(project: Project, model: str) -> list[int]:
-    """Return which test images a trained model misread and was surest of, the surest first; none if nobody knows."""
+    """Return which test images a trained model misclassified, the surest mistakes first; none if nobody knows."""
     file = project.predictions(model)
     if not file.is_file():
         return []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import keras
 
 Ask = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Raw pixels, uint8 (n, 28, 28), to probabilities, float32 (n, 10)."""
+"""Raw pixels, uint8 (n, height, width), to probabilities, float32 (n, classes)."""
 COMPARED = 10_000
 """Images that an export is compared with Keras on: all of validation, and the rest from train."""
 CALIBRATED = 500
@@ -95,11 +95,11 @@ def export_and_compare(project: Project, title: str, model: "keras.Model", files
 
 
 def compare(ask: Ask, images: NDArray[np.uint8], expected: NDArray[np.float32]) -> tuple[str, str, str]:
-    """Ask for one image, uint8 (n, 28, 28), at a time, and compare the answers with `expected`, those of Keras.
+    """Ask for one image, of uint8 (n, height, width), at a time; compare the answers with `expected`, those of Keras.
 
     Returns:
         The median of the milliseconds, the largest absolute difference of a probability, and the number of images whose
-        most probable digit is another one.
+        most probable class is another one.
     """
     seconds: list[float] = []
     answers = np.empty_like(expected)

@@ -1,6 +1,7 @@
 """A model file of LiteRT, asked without TensorFlow."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +27,14 @@ class LiteModel:
             except ValueError as error:
                 raise UserError(f"{path} is no model of LiteRT: delete it and run the command again.") from error
             self._interpreter.allocate_tensors()
-        self._pixels, self._probabilities = (
-            details[0]["index"]
-            for details in (self._interpreter.get_input_details(), self._interpreter.get_output_details())
-        )
+        pixels: Any = self._interpreter.get_input_details()[0]
+        probabilities: Any = self._interpreter.get_output_details()[0]
+        self._pixels, self._probabilities = pixels["index"], probabilities["index"]
+        self.image_size: list[int] = pixels["shape"][1:].tolist()
+        self.classes = int(probabilities["shape"][-1])
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the probability of each digit, float32 (n, 10), for images, uint8 (n, 28, 28).
+        """Return the probability of each class, float32 (n, classes), for images, uint8 (n, height, width).
 
         One image after the other, so that an image gets the same answer, bit by bit, in whatever company it comes.
         """

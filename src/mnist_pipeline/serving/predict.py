@@ -1,4 +1,4 @@
-"""`mnist predict`: pictures in, digits out."""
+"""`mnist predict`: pictures in, names of classes out."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from mnist_pipeline.core.console import console, quiet_native_logs, warn
 from mnist_pipeline.core.errors import UserError, did_you_mean
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.serving.images import DigitImage, read_digit
+from mnist_pipeline.data.params import Data
+from mnist_pipeline.serving.images import InputImage, read_image
 from mnist_pipeline.serving.show import as_json, render
 
 if TYPE_CHECKING:
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
 
 
 UNSURE = 0.7
-"""Best class score below which a reading is called unsure."""
+"""Best class score below which an answer is called unsure."""
 
 
-def run(files: Sequence[Path], load: "Callable[[], keras.Model]", *, index: int | None, as_lines: bool) -> None:
-    """Print what a model reads in each picture.
+def run(
+    data: Data, files: Sequence[Path], load: "Callable[[], keras.Model]", *, index: int | None, as_lines: bool
+) -> None:
+    """Print what a model takes each picture for.
 
     Args:
+        data: what the model knows.
         files: pictures, or one IDX file if `index` is given.
         load: returns the model; called once all files have been read.
         index: which image of the IDX file, from 0.
@@ -36,26 +40,27 @@ def run(files: Sequence[Path], load: "Callable[[], keras.Model]", *, index: int 
     """
     if index is not None and len(files) > 1:
         raise UserError("--index is for one IDX file: give one file, or leave --index out.")
-    digits = [read_digit(file, index) for file in files]
+    images = [read_image(data, file, index) for file in files]
     with quiet_native_logs():
         from mnist_pipeline.evaluation.metrics import predict_probabilities
 
-        probabilities = predict_probabilities(load(), np.stack([digit.pixels for digit in digits]))
-    for digit, scores in zip(digits, probabilities, strict=True):
+        probabilities = predict_probabilities(load(), np.stack([image.pixels for image in images]))
+    for image, scores in zip(images, probabilities, strict=True):
         if as_lines:
-            console().print_json(json.dumps(as_json(digit, scores)), indent=None)
+            console().print_json(json.dumps(as_json(data, image, scores)), indent=None)
             continue
-        for doubt in doubts(digit, scores):
+        for doubt in doubts(data, image, scores):
             warn(doubt)
-        console().print(render(digit, scores, ascii_only=console().options.ascii_only))
+        console().print(render(data, image, scores, ascii_only=console().options.ascii_only))
 
 
-def doubts(digit: DigitImage, scores: NDArray[np.floating[Any]]) -> list[str]:
-    """Return what to bear in mind about a picture and its class scores, shape (10,): a sentence each."""
+def doubts(data: Data, image: InputImage, scores: NDArray[np.floating[Any]]) -> list[str]:
+    """Return what to bear in mind about a picture and its class scores, shape (classes,): a sentence each."""
+    usual, several = f"{data.title}'s {data.items} are light on dark", f"{image.items} {data.items}"
     found = {
-        f"{digit.name} is dark on light and was inverted: MNIST's digits are light on dark.": digit.inverted,
-        f"{digit.name} seems to hold {digit.digits} digits, and the model reads one: cut them apart.": digit.digits > 1,
-        f"{digit.name}: the model is unsure. Is it one digit?": scores.max() < UNSURE,
+        f"{image.name} is dark on light and was inverted: {usual}.": image.inverted,
+        f"{image.name} seems to hold {several}, and the model reads one: cut them apart.": image.items > 1,
+        f"{image.name}: the model is unsure. Is it one {data.item}?": scores.max() < UNSURE,
     }
     return [sentence for sentence, holds in found.items() if holds]
 

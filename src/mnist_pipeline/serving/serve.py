@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.params import load_data
 from mnist_pipeline.serving.champion import Champion, read_champion, store_state
 from mnist_pipeline.serving.server import Served, make_app
 
@@ -57,7 +58,7 @@ def run(project: Project, uri: str, host: str, port: int, *, follow: bool) -> No
                 following.cancel()
                 await asyncio.wait([following])
 
-        app = make_app(Served.load(project, champion), lifespan)
+        app = make_app(Served.load(project, load_data(project), champion), lifespan)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=10)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -117,7 +118,7 @@ def _change_to(app: FastAPI, project: Project, champion: Champion) -> None:
     if (champion.version, champion.file) == (former.version, former.file):
         return
     try:
-        app.state.served = Served.load(project, champion)
+        app.state.served = Served.load(project, app.state.served.data, champion)
     except UserError as error:
         warn(str(error))
     else:

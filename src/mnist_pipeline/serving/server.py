@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +15,13 @@ from fastapi.responses import JSONResponse, Response
 from fastapi_offline import FastAPIOffline
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.requests import ClientDisconnect
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.data.dataset import upright_bar
+from mnist_pipeline.data.params import Data
 from mnist_pipeline.serving.champion import Champion
 from mnist_pipeline.serving.images import read_picture
 from mnist_pipeline.serving.lite import LiteModel
@@ -32,38 +34,71 @@ MOST_BYTES = 4_000_000
 MOST_PICTURE_PIXELS = 16_000_000
 """In an uploaded picture, which a small file may hold many of."""
 
-ALLOWED = (
-    f'send {{"pixels": [image, …]}}, 1 to {MOST_IMAGES} images, each {IMAGE_SIDE} lists of {IMAGE_SIDE} integers '
-    "from 0 (paper) to 255 (ink)."
-)
 TOO_LARGE = f"The body has more than {MOST_BYTES:,} bytes: send fewer images at a time, or a smaller picture."
 WRONG_TYPE = (
     "Send pixels as application/json, or the bytes of a picture as image/png or whatever image it is: "
-    "curl --data-binary @digit.png -H 'Content-Type: image/png' …"
+    "curl --data-binary @picture.png -H 'Content-Type: image/png' …"
 )
 
 Pixel = Annotated[int, Field(strict=True, ge=0, le=255)]
-Line = Annotated[list[Pixel], Field(min_length=IMAGE_SIDE, max_length=IMAGE_SIDE, fail_fast=True)]
-Pixels = Annotated[list[Line], Field(min_length=IMAGE_SIDE, max_length=IMAGE_SIDE, fail_fast=True)]
 
 
-class Images(BaseModel):
-    """Images as MNIST has them: raw pixels, light ink (255) on dark paper (0)."""
+@dataclass(frozen=True)
+class Question:
+    """What a request in JSON may hold: raw pixels of some images of one size."""
 
-    model_config = ConfigDict(extra="forbid")
+    height: int
+    width: int
 
-    pixels: Annotated[list[Pixels], Field(min_length=1, max_length=MOST_IMAGES, fail_fast=True)]
+    @cached_property
+    def kind(self) -> type[BaseModel]:
+        """Return the class of such a request."""
+
+        def many(each: Any, least: int, most: int) -> Any:
+            return Annotated[list[each], Field(min_length=least, max_length=most, fail_fast=True)]
+
+        image = many(many(Pixel, self.width, self.width), self.height, self.height)
+        return create_model("Images", __config__=ConfigDict(extra="forbid"), pixels=(many(image, 1, MOST_IMAGES), ...))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Return the body of a request in the terms of OpenAPI."""
+        example = {"pixels": [upright_bar(self.height, self.width).tolist()]}
+        content = {
+            "application/json": {"schema": self.kind.model_json_schema(), "example": example},
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        }
+        return {"required": True, "content": content}
+
+    def parse(self, body: bytes) -> NDArray[np.uint8]:
+        """Return the images of a request, uint8 (n, height, width).
+
+        Raises:
+            UserError: it is something else; the message names the first place that is wrong, and what is allowed.
+        """
+        try:
+            images: Any = self.kind.model_validate_json(body)
+            return np.array(images.pixels, np.uint8)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "The body"
+            reason = first["msg"].replace("Input should", "it should").replace(" after validation", "")
+            raise UserError(
+                f'{where}: {reason}; send {{"pixels": [image, …]}}, 1 to {MOST_IMAGES} images, each {self.height} '
+                f"lists of {self.width} integers from 0 (black) to 255 (white)."
+            ) from error
 
 
 class Reading(BaseModel):
-    """What the model reads in one image."""
+    """What the model takes one image for."""
 
-    digit: int
+    label: int
+    class_name: str
     probabilities: list[float]
 
 
 class Answer(BaseModel):
-    """What one version of the model reads in all images of a request."""
+    """What one version of the model takes all images of a request for."""
 
     version: str
     readings: list[Reading]
@@ -80,29 +115,31 @@ class Problem(BaseModel):
 class Served:
     """A version in memory."""
 
+    data: Data
     champion: Champion
     model: LiteModel
 
     @classmethod
-    def load(cls, project: Project, champion: Champion) -> "Served":
-        """Load its export."""
-        return cls(champion, LiteModel(project.serving / champion.file))
+    def load(cls, project: Project, data: Data, champion: Champion) -> "Served":
+        """Load its export.
+
+        Raises:
+            UserError: it is damaged, or for other data.
+        """
+        model = LiteModel(project.serving / champion.file)
+        data.check_fit(f"models:/{data.name}/{champion.version}", model.image_size, model.classes)
+        return cls(data, champion, model)
 
     def answer(self, images: NDArray[np.uint8]) -> Answer:
-        """Return what it reads in images, uint8 (n, 28, 28)."""
-        readings = [Reading(digit=int(scores.argmax()), probabilities=scores.tolist()) for scores in self.model(images)]
+        """Return what it takes images, uint8 (n, height, width), for."""
+        readings = [
+            Reading(label=label, class_name=self.data.classes[label], probabilities=scores.tolist())
+            for scores in self.model(images)
+            for label in [int(scores.argmax())]
+        ]
         return Answer(version=self.champion.version, readings=readings)
 
 
-BAR = [[255 * (4 <= y < 24 and 13 <= x < 15) for x in range(IMAGE_SIDE)] for y in range(IMAGE_SIDE)]
-"""An example for the page: a 1."""
-BODY = {
-    "required": True,
-    "content": {
-        "application/json": {"schema": Images.model_json_schema(), "example": {"pixels": [BAR]}},
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-    },
-}
 PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in (413, 415, 422)}
 ONE_PICTURE = anyio.CapacityLimiter(1)
 """Pictures are prepared in a thread, one after the other, because they take memory."""
@@ -117,9 +154,12 @@ def make_app(served: Served, lifespan: Callable[[FastAPI], AbstractAsyncContextM
         lifespan: what goes on while the application runs.
     """
     Image.MAX_IMAGE_PIXELS = MOST_PICTURE_PIXELS
-    app = FastAPIOffline(title="mnist", lifespan=lifespan, redoc_url=None)  # FastAPI's own page needs the internet
-    app.state.served = served
+    app = FastAPIOffline(
+        title=served.data.name, lifespan=lifespan, redoc_url=None
+    )  # FastAPI's own page needs the internet
+    app.state.served, app.state.question = served, (question := Question(*served.data.image_size))
     app.include_router(router)
+    app.post("/predict", openapi_extra={"requestBody": question.description}, responses=PROBLEMS)(predict)
     app.add_exception_handler(UserError, _refuse)
     app.add_exception_handler(ClientDisconnect, _give_up)
     return app
@@ -138,19 +178,18 @@ async def ready(request: Request) -> dict[str, str]:
     return {"status": "ready", "version": champion.version, "model_md5": champion.model_md5}
 
 
-@router.post("/predict", openapi_extra={"requestBody": BODY}, responses=PROBLEMS)
 async def predict(request: Request) -> Answer:
-    """Read images given as pixels in JSON, or one picture file as the body, as `mnist predict` would."""
+    """Classify images given as pixels in JSON, or one picture file as the body, as `mnist predict` would."""
     kind = request.headers.get("content-type", "").lower()
     if kind.startswith("application/json"):
-        images = parse_pixels(await read_body(request))
+        images = request.app.state.question.parse(await read_body(request))
         return _served(request).answer(images)
     if not kind.startswith("image/"):
         raise HTTPException(415, WRONG_TYPE)
-    file = io.BytesIO(await read_body(request))
-    picture = await anyio.to_thread.run_sync(read_picture, file, Path("the picture"), limiter=ONE_PICTURE)
+    file, data = io.BytesIO(await read_body(request)), _served(request).data
+    picture = await anyio.to_thread.run_sync(read_picture, data, file, Path("the picture"), limiter=ONE_PICTURE)
     answer = _served(request).answer(picture.pixels[np.newaxis])
-    answer.notes = doubts(picture, np.array(answer.readings[0].probabilities))
+    answer.notes = doubts(data, picture, np.array(answer.readings[0].probabilities))
     return answer
 
 
@@ -169,21 +208,6 @@ async def read_body(request: Request) -> bytes:
     if size > MOST_BYTES:
         raise HTTPException(413, TOO_LARGE)
     return bytes(body)
-
-
-def parse_pixels(body: bytes) -> NDArray[np.uint8]:
-    """Return the images of a request in JSON, uint8 (n, 28, 28).
-
-    Raises:
-        UserError: it is something else; the message names the first place that is wrong, and what is allowed.
-    """
-    try:
-        return np.array(Images.model_validate_json(body).pixels, np.uint8)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "The body"
-        reason = first["msg"].replace("Input should", "it should").replace(" after validation", "")
-        raise UserError(f"{where}: {reason}; {ALLOWED}") from error
 
 
 def _served(request: Request) -> Served:

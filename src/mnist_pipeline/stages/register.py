@@ -9,7 +9,8 @@ from mnist_pipeline.core.files import atomic_path, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.registry.candidate import Candidate, add_version, read_candidate
 from mnist_pipeline.registry.contest import decide
-from mnist_pipeline.registry.registry import CHAMPION, MODEL, ROLLED_BACK_TO, Registry, Version, bearer, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, ROLLED_BACK_TO, Registry, Version, bearer, open_registry
+from mnist_pipeline.tracking.store import is_offline
 from mnist_pipeline.tracking.sync import sync
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ def run(project: Project, params: "Params") -> None:
             is missing.
     """
     candidates = [read_candidate(project, ModelId(name)) for name in params.train]
-    with open_registry(project) as registry:
-        versions = registry.versions()
-        if allowed := _without_rolled_back(versions, candidates):
-            _register(project, params, registry, versions, max(allowed, key=Candidate.rank))
+    if is_offline(project):
+        say("Offline: `mnist sync` registers the best model when the MLflow server is there.")
+    else:
+        _compete(project, params, candidates)
     best = max(candidates, key=Candidate.rank)
     with atomic_path(project.best_model) as temporary:
         shutil.copyfile(project.model_file(best.model), temporary)
@@ -44,7 +45,16 @@ def run(project: Project, params: "Params") -> None:
             "validation_loss": best.training.validation_loss,
         },
     )
-    sync(project, params)  # DVC may have taken the other models from its cache, without a word to MLflow
+    if not is_offline(project):
+        sync(project, params)  # DVC may have taken the other models from its cache, without a word to MLflow
+
+
+def _compete(project: Project, params: "Params", candidates: Sequence[Candidate]) -> None:
+    """Let the best of the models that may compete do so."""
+    with open_registry(project) as registry:
+        versions = registry.versions()
+        if allowed := _without_rolled_back(versions, candidates):
+            _register(project, params, registry, versions, max(allowed, key=Candidate.rank))
 
 
 def _register(
@@ -59,7 +69,7 @@ def _register(
         outcome, reason = decide(project, registry, project.model_file(candidate.model), version, champion)
         registry.promote(version) if outcome == CHAMPION else registry.challenge(version)
     say(
-        f"{outcome}: {candidate.model} (version {version.number} of models:/{MODEL}), validation accuracy "
+        f"{outcome}: {candidate.model} (version {version.number} of models:/{registry.name}), validation accuracy "
         f"{candidate.training.validation_accuracy:.2%}, test accuracy {candidate.test.accuracy:.2%}; {reason}"
     )
 

@@ -26,7 +26,7 @@ def run(project: Project, params: Params, model: ModelId) -> None:
     Raises:
         UserError: the splits are missing, the device is not there, or the training diverged.
     """
-    device, data = choose_device(params.device), TrainingData.load(project)
+    device, data = choose_device(params.device, params.precision), TrainingData.load(project)
     checkpoint = find_checkpoint(project, params, model, device)
     if is_awaited_by_dvc(project, model) and checkpoint.ended.load():
         say(f"{model}: this training had ended already; writing its results")
@@ -41,7 +41,7 @@ def run(project: Project, params: Params, model: ModelId) -> None:
         else:
             checkpoint.remove()
     say(
-        f"{model}: validation accuracy {result.best.validation_accuracy:.2%} in epoch {result.best.epoch}, "
+        f"{model}: validation accuracy {result.best.val_accuracy:.2%} in epoch {result.best.epoch}, "
         f"{result.model.count_params():,} parameters, {result.seconds:.0f} s"
     )
 
@@ -68,7 +68,7 @@ def train_in_run(
         if earlier:
             say(f"{name}: resuming after epoch {earlier[-1].epoch}, where this training was interrupted")
         if not entry.augmentation.is_off:
-            run.log_figure(contact_sheet(name, entry, data.train, seed=params.seed), "augmentation.png")
+            run.log_figure(contact_sheet(name, entry, data.about, data.train, seed=params.seed), "augmentation.png")
         run.log_epochs(*earlier)  # a kill may have kept the last one from the store
 
         def report(epoch: Epoch) -> None:
@@ -106,8 +106,9 @@ def find_checkpoint(project: Project, params: Params, model: ModelId, device: De
 def progress_line(epoch: Epoch, epochs: int) -> str:
     """Return one line on an epoch, the same width for each."""
     return (
-        f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.loss:.4f}  accuracy {epoch.accuracy:7.2%}  "
-        f"validation loss {epoch.validation_loss:.4f}  accuracy {epoch.validation_accuracy:7.2%}  "
+        f"epoch {epoch.epoch:>{len(str(epochs))}}/{epochs}  loss {epoch.train_loss:.4f}  "
+        f"accuracy {epoch.train_accuracy:7.2%}  "
+        f"validation loss {epoch.val_loss:.4f}  accuracy {epoch.val_accuracy:7.2%}  "
         f"learning rate {epoch.learning_rate:.1e}"
     )
 
@@ -115,8 +116,8 @@ def progress_line(epoch: Epoch, epochs: int) -> str:
 def summarize(result: TrainingResult) -> TrainingSummary:
     """Return the content of `training.json`: no seconds, so that equal trainings write equal files."""
     return TrainingSummary(
-        validation_accuracy=result.best.validation_accuracy,
-        validation_loss=result.best.validation_loss,
+        validation_accuracy=result.best.val_accuracy,
+        validation_loss=result.best.val_loss,
         best_epoch=result.best.epoch,
         epochs=len(result.history),
         parameters=result.model.count_params(),

@@ -1,4 +1,6 @@
-"""The files of a run and of its logged model: each is logged with its MD5, and found again by that.
+"""The files of a run and of its logged model, found again by their MD5s.
+
+A tag of the run has the MD5 of `lineage.json`, which has those of the files beside it; a logged model has its own tag.
 
 `mnist lineage` prints what is found, `mnist reproduce` starts from it, and `mnist sync` restores what is not verified.
 """
@@ -6,7 +8,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,24 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_pipeline.core.console import quiet_native_logs
-from mnist_pipeline.core.files import content_digest, file_digest
+from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.records import read_json
-from mnist_pipeline.data.params import CLASSES, IMAGE_SIDE
+from mnist_pipeline.data.dataset import upright_bar
 from mnist_pipeline.models.model import load_model
 from mnist_pipeline.provenance.inputs import Lineage, file_digests
 from mnist_pipeline.provenance.search import Finding, compare
 
 if TYPE_CHECKING:
+    import keras
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
 FILES = "files_md5"
-"""Tag of a run and of a logged model: the MD5 of each file that belongs to it, by name, as JSON."""
+"""Tag of a logged model: the MD5 of each of its files, by name, as JSON."""
 DIFF = "uncommitted.diff"
 """Artifact: what the sources differed by from the commit, as a patch."""
 LINEAGE = "lineage.json"
 """Artifact: a `Lineage`."""
+LINEAGE_DIGEST = "lineage_md5"
+"""Tag: MD5 of `lineage.json`."""
 PARAMS = "params.yaml"
 """Artifact: all parameters."""
 REPORT = "report"
@@ -70,62 +75,60 @@ class Kept:
 
     @property
     def recorded(self) -> dict[str, str]:
-        """Return the MD5 of each file of the run, by name."""
-        return json.loads(self.tags.get(FILES, "{}"))
+        """Return the MD5s of the files that tell of the run's origin, by name, as far as they are known."""
+        own = {LINEAGE: self.tags[LINEAGE_DIGEST]} if LINEAGE_DIGEST in self.tags else {}
+        return {**own, **(self.lineage.files if self.lineage else {})}
 
-    def find(self, name: str) -> Finding:
-        """Look for a file of the run."""
-        return _find(name, self.artifacts / name, self.recorded.get(name))
+    def find(self, name: str, digest: str | None = None) -> Finding:
+        """Look for a file of the run, with this MD5, or the one that the run has recorded."""
+        return _find(name, self.artifacts / name, digest or self.recorded.get(name))
 
     @cached_property
     def model(self) -> Finding:
         """Look for the model of the run."""
         return find_model(logged_model_id(self.run), self.tags[MODEL_DIGEST], self.folder / "model")
 
-    def restore(self, client: "MlflowClient", contents: Mapping[str, bytes], trusted: Collection[str] = ()) -> None:
-        """Log files of the run again: those that have the recorded MD5, if there is one, and the trusted ones."""
-        digests = {name: content_digest(content) for name, content in contents.items()}
-        same = [name for name in contents if name in trusted or self.recorded.get(name, digests[name]) == digests[name]]
-        if self.run and same:
-            log_contents(client, self.run.info.run_id, {name: contents[name] for name in same})
-
     @cached_property
     def lineage(self) -> Lineage | None:
         """Return what the run says about its inputs; None if it says nothing, or not what it said once."""
-        file = self.find(LINEAGE)
+        file = _find(LINEAGE, self.artifacts / LINEAGE, self.tags.get(LINEAGE_DIGEST))
         return read_json(file.path, Lineage, "mnist train") if file.path else None
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return versions, machine, lock and device of the run, as far as they are known."""
+        return environment_of(self.tags, self.lineage)
 
-def log_files(client: "MlflowClient", run_id: str, folder: Path, to: str = "") -> None:
-    """Log the files of a folder as artifacts of any run, below the artifact folder `to`, with their MD5s."""
-    client.log_artifacts(run_id, str(folder), to or None)
-    known = json.loads(client.get_run(run_id).data.tags.get(FILES, "{}"))
-    new = {(Path(to) / name).as_posix(): digest for name, digest in file_digests(folder).items()}
-    client.set_tag(run_id, FILES, json.dumps(known | new))
+
+def environment_of(tags: Mapping[str, str], lineage: Lineage | None) -> dict[str, str]:
+    """Return versions, machine, lock and device of a run with these tags, as far as they are known."""
+    device = {"device": tags["device"]} if "device" in tags else {}
+    return {**(lineage.environment if lineage else {}), **device}
 
 
 def log_contents(client: "MlflowClient", run_id: str, contents: Mapping[str, bytes]) -> None:
-    """Log what files shall contain, by name, as artifacts of any run, with their MD5s."""
+    """Log what files shall contain, by name, as artifacts of any run."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in contents.items():
             file = Path(folder) / name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(content)
-        log_files(client, run_id, Path(folder))
+        client.log_artifacts(run_id, folder)
 
 
-def log_model(run_id: str, name: str, model_file: Path, *, step: int) -> str:
+def log_model(client: "MlflowClient", run_id: str, name: str, model_file: Path, step: int) -> str:
     """Log a `.keras` file, byte for byte, with the weights of epoch `step`; return the id of the logged model.
 
     Not by `mlflow.keras.log_model`, which saves the model once more, as a file with another MD5, asks the store for
     the history of every metric, and predicts the example before it is done.
     """
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
-    client = MlflowClient()
     experiment = client.get_run(run_id).info.experiment_id
-    model_id = client.create_logged_model(experiment, name, source_run_id=run_id).model_id
+    found = client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+    # One that is not ready yet was begun by somebody who was stopped, or who never got the answer.
+    begun = [model for model in found if model.status == LoggedModelStatus.PENDING]
+    model_id = (begun or [client.create_logged_model(experiment, name, source_run_id=run_id)])[0].model_id
     upload(client, run_id, model_id, model_file)
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
@@ -141,12 +144,13 @@ def upload(client: "MlflowClient", run_id: str, model_id: str, model_file: Path)
         file, folder = Path(temporary) / "model.keras", Path(temporary) / "logged"
         folder.mkdir()
         shutil.copyfile(model_file, file)  # because DVC's cache knows no suffixes, by which Keras tells the format
+        model = load_model(file)
         mlflow.keras.save_model(
-            load_model(file),
+            model,
             str(folder),
             mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
-            signature=_signature(),
-            input_example=_drawn_one(),
+            signature=_signature(model),
+            input_example=_drawn_one(model),
             pip_requirements=[
                 f"{package}=={version(package)}" for package in ("mlflow", "tensorflow", "keras", "numpy")
             ],
@@ -183,42 +187,42 @@ def logged_model_id(run: "Run | None") -> str:
     return created[max(created)] if created else next(iter(ids), "")
 
 
-def download(uri: str, folder: Path) -> Path | None:
+def download(uri: str, folder: Path, store: str | None = None) -> Path | None:
     """Return a copy of an artifact, such as `runs:/<id>/<name>`, in `folder`; None if there is no such artifact."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     folder.mkdir(exist_ok=True)
     with suppress(MlflowException, OSError):
-        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder), tracking_uri=store))
     return None
 
 
 def _find(what: str, file: Path, digest: str | None) -> Finding:
     """Look for something that the store should hold.
 
-    Earlier versions of this project did not record the MD5 of every file: such a file counts as it is.
+    A file whose MD5 nothing tells counts as it is.
     """
     if digest is None and not file.is_file():
-        return Finding(what, "missing", found="the run did not record it")
+        return Finding(what, "missing", found="not in the store, and nothing tells its MD5")
     way_out = "any more; `mnist sync` may restore it"
     changed, missing = f"not the recorded one {way_out}", f"not in the store {way_out}"
     return compare(what, file, digest or file_digest(file), "in the store", changed, missing)
 
 
-def _signature() -> "ModelSignature":
+def _signature(model: "keras.Model") -> "ModelSignature":
     """Return what goes into the model and what comes out; MLflow refuses other types and shapes."""
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    pixels, probabilities = ((-1, *shape[1:]) for shape in (model.input_shape, model.output_shape))
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, IMAGE_SIDE, IMAGE_SIDE), "pixels")]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, CLASSES), "probabilities")]),
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), pixels, "pixels")]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), probabilities, "probabilities")]),
     )
 
 
-def _drawn_one() -> NDArray[np.uint8]:
-    """Return an example of an input, one image of a 1: uint8 (1, 28, 28)."""
-    pixels = np.zeros((1, IMAGE_SIDE, IMAGE_SIDE), np.uint8)
-    pixels[:, 4:24, 13:15] = 255
-    return pixels
+def _drawn_one(model: "keras.Model") -> NDArray[np.uint8]:
+    """Return an example of an input, one image of an upright bar: uint8 (1, height, width)."""
+    _, height, width = model.input_shape
+    return upright_bar(height, width)[np.newaxis]

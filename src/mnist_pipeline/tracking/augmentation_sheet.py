@@ -1,4 +1,4 @@
-"""Contact sheets: what augmentation makes of the digits, for people to look at.
+"""Contact sheets: what augmentation makes of the images, for people to look at.
 
 They are drawn in this package because they only illustrate a run: a change here must not train anything again, as a
 change in `models` or `training` does.
@@ -15,7 +15,7 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import Subset, load_train
-from mnist_pipeline.data.params import IMAGE_SIDE
+from mnist_pipeline.data.params import Data, load_data
 from mnist_pipeline.models.augmentation import augment
 from mnist_pipeline.models.params import Augmentation
 from mnist_pipeline.training.devices import choose_device
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DRAWS = 8
-"""Distorted copies of each digit: enough to see how far the strengths reach, and each still large."""
+"""Distorted copies of each image: enough to see how far the strengths reach, and each still large."""
 GAP = 3
-"""Pixels of an MNIST image between two of them."""
+"""Pixels of an image between two of them."""
+ROWS = 20
+"""Classes that are drawn, at most: the first ones."""
 UNITS = {"rotation": "°", "shift": " px", "zoom": "", "shear": "°", "elastic": " px"}
 
 
@@ -52,43 +54,50 @@ def write_contact_sheet(project: Project, params: Params, name: str, path: Path,
             f"one of {', '.join(UNITS)}."
         )
     choose_device("cpu")  # which draws the same, and is at hand while a training has the GPU
-    sheet = contact_sheet(name, model, load_train(project.split), seed=seed)
+    data = load_data(project)
+    sheet = contact_sheet(name, model, data, load_train(project.split), seed=seed)
     try:
         with atomic_path(path) as temporary:
             sheet.savefig(temporary)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another --preview.") from error
-    say(f"{path}: {DRAWS} draws for each digit, by models.{name}.augmentation in params.yaml")
+    say(f"{path}: {DRAWS} draws for {data.one_item} of each class, by models.{name}.augmentation in params.yaml")
 
 
-def contact_sheet(name: str, model: ModelParams, examples: Subset, *, seed: int) -> "Figure":
-    """Draw the first example of each digit, and beside it `DRAWS` distortions of it, which the seed decides."""
+def contact_sheet(name: str, model: ModelParams, data: Data, examples: Subset, *, seed: int) -> "Figure":
+    """Draw the first example of each class, and beside it `DRAWS` distortions of it, which the seed decides."""
     from matplotlib.figure import Figure
 
-    digits, first = np.unique(examples.labels, return_index=True)
+    labels, first = (found[:ROWS] for found in np.unique(examples.labels, return_index=True))
     originals = examples.images[first]
+    height, width = originals.shape[1:]
     rows = np.concatenate([originals[:, None], _draw(originals, model.augmentation, seed)], axis=1)
     spaced = np.pad(rows, ((0, 0), (0, 0), (0, GAP), (0, GAP)))
     sheet = np.block([list(row) for row in spaced])[:-GAP, :-GAP]
-    # The sizes are inches: a fifth of one for the digits on the left, and above the pictures room for two lines.
-    figure = Figure(figsize=(7, 7 * sheet.shape[0] / sheet.shape[1] + 0.4), dpi=120, facecolor="black")
-    axes = figure.add_axes((0.04, 0.01, 0.95, 0.9))
+    # The sizes are inches: room for the names on the left, and above the pictures for two lines.
+    left = 0.03 + 0.01 * max(len(data.classes[label]) for label in labels)
+    tall = 7 * (1.04 - left) * sheet.shape[0] / sheet.shape[1]
+    figure = Figure(figsize=(7, tall + 0.4), dpi=120, facecolor="black")
+    axes = figure.add_axes((left, 0.01, 0.99 - left, 0.9))
     axes.set_axis_off()
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    pitch, middle = IMAGE_SIDE + GAP, (IMAGE_SIDE - 1) / 2
-    for row, digit in enumerate(digits):
-        axes.text(-6, row * pitch + middle, str(digit), color="silver", ha="center", va="center")
+    middle = (width - 1) / 2
+    for row, label in enumerate(labels):
+        axes.text(-4, row * (height + GAP) + height / 2, data.classes[label], color="silver", ha="right", va="center")
     axes.text(middle, -6, "original", color="silver", ha="center", va="center", fontsize=9)
-    axes.text(pitch * (1 + DRAWS / 2), -6, "as trained on", color="silver", ha="center", va="center", fontsize=9)
+    axes.text(
+        (width + GAP) * (1 + DRAWS / 2), -6, "as trained on", color="silver", ha="center", va="center", fontsize=9
+    )
     strengths = [f"{key} {value:g}{UNITS[key]}" for key, value in model.augmentation if key in UNITS and value]
+    strengths += ["flip"] if model.augmentation.flip else []
     figure.suptitle(f"{name}: {', '.join(strengths)}", color="white", fontsize=11, y=0.98)
     return figure
 
 
 def _draw(originals: NDArray[np.uint8], augmentation: Augmentation, seed: int) -> NDArray[np.uint8]:
-    """Return `DRAWS` distortions of each of (n, 28, 28) images: (n, DRAWS, 28, 28)."""
+    """Return `DRAWS` distortions of each of (n, height, width) images: (n, DRAWS, height, width)."""
     import tensorflow as tf
 
     copies = tf.constant(np.repeat(originals, DRAWS, axis=0))
     drawn: Any = augment(copies, augmentation, tf.constant([seed, 0], tf.int64))
-    return drawn.numpy().reshape(len(originals), DRAWS, IMAGE_SIDE, IMAGE_SIDE)
+    return drawn.numpy().reshape(len(originals), DRAWS, *originals.shape[1:])

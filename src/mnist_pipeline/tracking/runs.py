@@ -4,40 +4,38 @@ import socket
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from mnist_pipeline.core.files import content_digest, file_digest
+from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.processes import identity, is_alive
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.provenance.git import git
 from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, REPORT, log_contents, log_model
 from mnist_pipeline.tracking.contents import (
+    PARAMS_DIGEST,
     Origin,
     as_metrics,
     command,
     describe,
+    link_to_winner,
     log_origin,
     origin_tags,
+    params_digest,
     present_origin,
     run_name,
 )
-from mnist_pipeline.tracking.store import experiment_name, find_runs, open_store, tuning_experiment_name
+from mnist_pipeline.tracking.outbox import deliver, keeps_delivered, recording, reopen
+from mnist_pipeline.tracking.store import experiment_name, find_runs
 from mnist_pipeline.training.history import Epoch, TrainingSummary
-from mnist_pipeline.training.params import ModelParams, Params
+from mnist_pipeline.training.params import Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
-
-ADOPTED = "adopted_md5"
-"""Tag of an adopted trial's run: the digest of the model's parameters in `params.yaml` after that."""
-TRAINED = "trained_run"
-"""Tag of an adopted trial's run: id of the newest training with these parameters."""
-TUNED = "tuned_by_run"
-"""Tag of a training's run: id of the adopted trial's."""
 
 
 @dataclass
@@ -66,7 +64,8 @@ class TrainingRun:
         """Log an epoch that has just ended, and how many seconds have passed since the one before it."""
         import mlflow
 
-        mlflow.log_metric("epoch_seconds", time.perf_counter() - self.clock, step=epoch.epoch)
+        if epoch.epoch not in self.logged:
+            mlflow.log_metric("epoch_seconds", time.perf_counter() - self.clock, step=epoch.epoch)
         self.log_epochs(epoch)
 
     def log_figure(self, figure: "Figure", file: str) -> None:
@@ -84,7 +83,11 @@ class TrainingRun:
 
         model_file, step = self.project.model_file(self.model), summary.best_epoch
         logged = mlflow.get_run(self.run_id).outputs.model_outputs  # by a process that was killed right after
-        model_id = logged[0].model_id if logged else log_model(self.run_id, str(self.model), model_file, step=step)
+        model_id = (
+            logged[0].model_id
+            if logged
+            else log_model(mlflow.MlflowClient(), self.run_id, str(self.model), model_file, step)
+        )
         metrics = {
             "best_epoch": summary.best_epoch,
             "best_val_accuracy": summary.validation_accuracy,
@@ -113,18 +116,20 @@ def training_run(
     """
     import mlflow
 
-    client = open_store(project)
-    _end_abandoned_runs(client)
-    if resume and find_runs(client, f"attributes.run_id = '{resume}'"):
-        done = {point.step for point in client.get_metric_history(resume, "train_loss")}
-        mlflow.start_run(resume, tags=_process_tags(), log_system_metrics=True)
-        with ending(mlflow.end_run):
-            yield TrainingRun(project, model, resume, done)
-    else:
-        origin = present_origin(project, params, model)
-        with new_run(client, project, model, origin, tags, log_system_metrics=True) as run:
-            _link_to_winner(client, run.run_id, model.entry, params.model(model.entry))
-            yield run
+    with recording(project) as client:
+        end_abandoned_runs(client, project)
+        query, view = f"attributes.run_id = '{resume}'", keeps_delivered(client)
+        if found := find_runs(client, project, query, view) if resume else []:
+            reopen(client, found[0], _process_tags())
+            done = {point.step for point in client.get_metric_history(resume, "train_loss")}
+            mlflow.start_run(resume, tags=_process_tags(), log_system_metrics=True)
+            with ending(mlflow.end_run):
+                yield TrainingRun(project, model, resume, done)
+        else:
+            origin = present_origin(project, params, model)
+            with new_run(client, project, model, origin, tags, log_system_metrics=True) as run:
+                link_to_winner(client, run.run_id)
+                yield run
 
 
 @contextmanager
@@ -143,17 +148,25 @@ def new_run(
     """
     import mlflow
 
-    own_tags = {"model": str(model), **_source_tags(project, model, origin), **_process_tags()}
+    parameters = params_digest(origin.params.model(model.entry))
+    own_tags = {"model": str(model), PARAMS_DIGEST: parameters, **_source_tags(project, model, origin)}
     run_id = mlflow.start_run(
-        experiment_id=client.get_experiment_by_name(experiment_name()).experiment_id,
+        experiment_id=client.get_experiment_by_name(experiment_name(project)).experiment_id,
         run_name=run_name(model, origin.tags),
-        tags={**own_tags, **origin_tags(origin), **tags},
+        tags={**own_tags, **_process_tags(), **origin_tags(origin), **tags},
         description=describe(origin.params, model),
         log_system_metrics=log_system_metrics,
     ).info.run_id
     with ending(mlflow.end_run):
         log_origin(client, run_id, project, model, origin)
         yield TrainingRun(project, model, run_id)
+
+
+def deliver_kept(project: Project, client: "MlflowClient") -> str:
+    """Tell a store what the outbox has kept for it; return how many runs it has now as a whole, in words."""
+    if arrived := deliver(project, client, before=partial(end_abandoned_runs, project=project)):
+        return f"{arrived} {'run' if arrived == 1 else 'runs'} of when MLflow was out of reach: delivered"
+    return ""
 
 
 @contextmanager
@@ -171,14 +184,8 @@ def ending(end: Callable[[str], None]) -> Generator[None]:
 
 
 def epoch_values(epoch: Epoch) -> dict[str, float]:
-    """Return an epoch's metrics by name: short ones, as Keras has them, because MLflow's page cuts long ones off."""
-    return {
-        "train_loss": epoch.loss,
-        "train_accuracy": epoch.accuracy,
-        "val_loss": epoch.validation_loss,
-        "val_accuracy": epoch.validation_accuracy,
-        "learning_rate": epoch.learning_rate,
-    }
+    """Return an epoch's metrics by name."""
+    return {name: value for name, value in asdict(epoch).items() if name != "epoch"}
 
 
 def epoch_metrics(epoch: Epoch) -> "list[Metric]":
@@ -186,55 +193,24 @@ def epoch_metrics(epoch: Epoch) -> "list[Metric]":
     return as_metrics(epoch_values(epoch), step=epoch.epoch)
 
 
-def _link_to_winner(client: "MlflowClient", run_id: str, name: str, model: ModelParams) -> None:
-    """Link a training's run and the run of the trial whose adoption gave it its parameters, if there is one.
-
-    They are found by what the parameters are: no file carries a run's id, so nothing that DVC hashes changes.
-    """
-    experiment = client.get_experiment_by_name(tuning_experiment_name())
-    found = client.search_runs(
-        [experiment.experiment_id] if experiment else [],
-        f"tags.{ADOPTED} = '{params_digest(model)}' and tags.model = '{name}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    for winner in found:
-        training = client.get_run(run_id)
-        _link(client, training, TUNED, winner, "Its parameters were found by the trial")
-        _link(client, winner, TRAINED, training, "Its parameters were adopted; trained with them:")
-
-
-def _link(client: "MlflowClient", run: "Run", tag: str, other: "Run", sentence: str) -> None:
-    """Tag a run with another's id, and say so in its description, where a link can be clicked."""
-    client.set_tag(run.info.run_id, tag, other.info.run_id)
-    url = f"#/experiments/{other.info.experiment_id}/runs/{other.info.run_id}"
-    description = run.data.tags.get("mlflow.note.content", "").partition(f"\n{sentence}")[0]
-    client.set_tag(run.info.run_id, "mlflow.note.content", f"{description}\n{sentence} [{other.info.run_name}]({url}).")
-
-
-def params_digest(model: ModelParams) -> str:
-    """Return what tells the parameters of a model from any others."""
-    return content_digest(model.model_dump_json().encode())
-
-
-def find_run_by_digest(client: "MlflowClient", digest: str, key: str = "") -> "Run | None":
+def find_run_by_digest(client: "MlflowClient", project: Project, digest: str, key: str = "") -> "Run | None":
     """Return the newest run whose training wrote the model file with this MD5; None if the store has none.
 
     If the key of the stage's inputs is known, a run of other inputs does not count, as after `dvc commit`.
     """
-    runs = find_runs(client, f"tags.{MODEL_DIGEST} = '{digest}'")
+    runs = find_runs(client, project, f"tags.{MODEL_DIGEST} = '{digest}'")
     return next((run for run in runs if not key or run.data.tags.get("inputs_key", key) == key), None)
 
 
 def _source_tags(project: Project, model: ModelId, origin: Origin) -> dict[str, str]:
     """Return what `start_run` would fill in itself: from the wrong repository, or with a password in the address."""
     commit = origin.tags.get("mlflow.source.git.commit", "")
-    remote = git(project.top, "remote", "get-url", "origin") if commit else None
+    remote = git(project.repository, "remote", "get-url", "origin") if commit else None
     return {
         "mlflow.source.name": command("train", model),
         "mlflow.source.type": "PROJECT",
         "mlflow.source.git.commit": commit,
-        "mlflow.source.git.branch": origin.tags.get("git_branch", ""),
+        "mlflow.source.git.branch": origin.tags.get("mlflow.source.git.branch", ""),
         "mlflow.source.git.repoURL": public_uri((remote or "").strip()),
     }
 
@@ -244,8 +220,9 @@ def _process_tags() -> dict[str, str]:
     return {"host": socket.gethostname(), "process": identity()}
 
 
-def _end_abandoned_runs(client: "MlflowClient") -> None:
+def end_abandoned_runs(client: "MlflowClient", project: Project) -> None:
     """Mark KILLED what a killed process of this machine left RUNNING: nothing else can say so any more."""
-    for run in find_runs(client, f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"):
+    running = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in find_runs(client, project, running):
         if not is_alive(run.data.tags["process"]):
             client.set_terminated(run.info.run_id, "KILLED")

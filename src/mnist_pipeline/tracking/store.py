@@ -3,8 +3,8 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -15,8 +15,9 @@ from mnist_pipeline.core.console import warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.data.params import load_data
 from mnist_pipeline.provenance.redaction import public_uri, redact
-from mnist_pipeline.tracking.views import (
+from mnist_pipeline.tracking.page.views import (
     MODELS_DESCRIPTION,
     MODELS_VIEWS,
     TRIALS_DESCRIPTION,
@@ -30,23 +31,47 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _FIRST_CONTACT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",  # seconds
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
-"""MLflow's settings until a server has answered once: 14 seconds at most, with the pauses between three tries."""
+"""MLflow's settings until a server has answered once: with two tries, 9 seconds at most."""
+_LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""And from then on: with the pauses, 15 seconds where it refuses and 100 where it hangs; MLflow's own take minutes."""
 
 _FILE_ERRORS = (
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_READONLY,
 )  # fmt: skip
+_NO = ("", "0", "false", "no", "off")
+OUTBOX = "outbox.db"
+"""Name of the database with what a server is told later."""
 _ROOM = "see that its folder can be written and its disk has room, or set MLFLOW_TRACKING_URI to a store elsewhere"
 _OR_UNSET = "or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's folder"
+_WAYS_OUT = (
+    "start it, or unset MLFLOW_TRACKING_URI to use mlflow.db in the project's folder, or go on without it by "
+    "`--offline` (`MNIST_OFFLINE=1 dvc repro`) and deliver later by `mnist sync`"
+)
 
 
 def tracking_uri(project: Project) -> str:
     """Return `MLFLOW_TRACKING_URI` if set, otherwise the project's own `mlflow.db`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project.tracking_database}"
+
+
+def is_offline(project: Project) -> bool:
+    """Return whether the server of this project is not to be asked, by `MNIST_OFFLINE` or `--offline`."""
+    return tracking_uri(project).startswith("http") and os.environ.get("MNIST_OFFLINE", "0").lower() not in _NO
+
+
+def reach(project: Project) -> None:
+    """Meet the server, where there is one that may be asked, before anything is computed that it shall be told of.
+
+    Raises:
+        UserError: it does not answer, or not as it should.
+    """
+    if tracking_uri(project).startswith("http") and not is_offline(project):
+        open_store(project)
 
 
 def open_store(project: Project) -> "MlflowClient":
@@ -55,45 +80,116 @@ def open_store(project: Project) -> "MlflowClient":
     Raises:
         UserError: the store cannot be reached or written.
     """
+    return _open(project, tracking_uri(project), project.tracking_database, project.artifacts)
+
+
+def open_outbox(project: Project) -> "MlflowClient":
+    """Point MLflow at the store on disk that keeps what a server is told later, as `open_store` at that of others.
+
+    MLflow writes the address that it is given into the environment, which goes on to name the server.
+    """
+    uri = tracking_uri(project)
+    try:
+        return _open(project, outbox_uri(project), project.outbox / OUTBOX, project.outbox)
+    finally:
+        os.environ |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
+
+
+def outbox_uri(project: Project) -> str:
+    """Return the address of the store that keeps what a server is told later."""
+    return f"sqlite:///{project.outbox / OUTBOX}"
+
+
+def _open(project: Project, uri: str, own: Path, folder: Path) -> "MlflowClient":
+    """Point MLflow at a store; `own` is the database that may be created, `folder` that of its artifacts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars of a tenth of a second
     os.environ.pop("MLFLOW_RUN_ID", None)  # or each training would go on with that run
     import mlflow
     from filelock import FileLock
 
-    for noisy in ("alembic", "mlflow.store.artifact", "mlflow.store.db.utils", "mlflow.system_metrics"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
-    # Where Ctrl+C meets a query, it prints a traceback beside the interruption itself, which is told of anyway.
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    uri = tracking_uri(project)
+    _quieten()
+    name, about = experiment_name(project), MODELS_DESCRIPTION.format(model=load_data(project).name)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         if uri.startswith("http"):
             _meet(uri)
+            for variable, value in _LATER.items():
+                os.environ.setdefault(variable, value)
         # Two processes that meet an empty database would both run its migrations, and one of them would crash.
-        project.artifacts.mkdir(parents=True, exist_ok=True)
-        with FileLock(project.artifacts / ".store.lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".store.lock"):
             if uri.startswith("sqlite:///"):
-                _prepare_file(project, Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+                _prepare_file(own, Path(uri.removeprefix("sqlite:///").partition("?")[0]))
             client = mlflow.MlflowClient()
             # A location in the project, because a client without a server cannot use one that a server has chosen.
-            folder = None if uri.startswith("http") else project.artifacts
-            _ensure_experiment(client, experiment_name(), MODELS_DESCRIPTION, MODELS_VIEWS, folder)
-            _ensure_experiment(client, tuning_experiment_name(), TRIALS_DESCRIPTION, TRIALS_VIEWS, folder)
+            place = None if uri.startswith("http") else folder
+            _ensure_experiment(client, name, about, MODELS_VIEWS, place)
+            _ensure_experiment(client, studies_experiment(name), TRIALS_DESCRIPTION, TRIALS_VIEWS, place)
     except Exception as error:  # a driver, a server and a file system each have their own
-        raise UserError(what_is_wrong(error) or _unusable(error, uri)) from error
+        raise UserError(trouble(error, uri)) from error
     return client
 
 
-def what_is_wrong(error: Exception) -> str | None:
-    """Return why the store cannot be reached or written, in a sentence; None if the error is of another kind."""
+def _quieten() -> None:
+    """Keep what MLflow logs beside what it raises, and its greetings, from the terminal."""
+    for noisy in ("alembic", "mlflow.store.artifact", "mlflow.store.db.utils", "mlflow.system_metrics"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
+    # Where Ctrl+C meets a query, it prints a traceback beside the interruption itself, which is told of anyway.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def patience(settings: Mapping[str, str]) -> Generator[None]:
+    """Set MLflow's patience with servers by its environment variables, but for those that the user has set."""
+    before = {name: os.environ.pop(name, None) for name in settings}
+    chosen = {name: value for name, value in before.items() if value and value != _LATER.get(name)}
+    os.environ |= {**settings, **chosen}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {name: value} if value else {}
+
+
+@contextmanager
+def can_wait() -> Generator[None]:
+    """Do without MLflow if its server is lost on the way: `mnist sync` tells it later what it would be told here."""
+    import mlflow
+
+    try:
+        with patience(_FIRST_CONTACT):
+            yield
+    except Exception as error:
+        reason = mlflow.get_tracking_uri().startswith("http") and what_is_wrong(error)
+        if not reason:
+            raise
+        warn(f"Going on without MLflow: {amid(reason)} `mnist sync` tells it of this when it is back.")
+
+
+def amid(sentence: str) -> str:
+    """Return a sentence of `what_is_wrong` without the ways out that are open at the start only."""
+    return sentence.replace(f": {_WAYS_OUT}", "")
+
+
+def trouble(error: Exception, uri: str) -> str:
+    """Return why the store at an address could not be used, in a sentence."""
+    return what_is_wrong(error, uri) or _unusable(error, uri)
+
+
+def what_is_wrong(error: Exception, uri: str = "") -> str | None:
+    """Return why the store cannot be reached or written, in a sentence; None if the error is of another kind.
+
+    It is the store that MLflow points at, or the one with the address `uri`.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
-    address, chain = public_uri(mlflow.get_tracking_uri()), [cast("BaseException", error)]
+    address, chain = public_uri(uri or mlflow.get_tracking_uri()), [cast("BaseException", error)]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     origin = chain[-1]
@@ -106,7 +202,7 @@ def what_is_wrong(error: Exception) -> str | None:
     # A ValueError is of an address that never was one.
     if any(isinstance(cause, RequestException) and not isinstance(cause, ValueError) for cause in chain):
         reason = redact(str(origin))
-        return f"The MLflow server {address} does not answer ({reason}): start it, {_OR_UNSET}."
+        return f"The MLflow server {address} does not answer ({reason}): {_WAYS_OUT}."
     if isinstance(origin, sqlite3.Error) and getattr(origin, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS:
         return f"{address} cannot be read or written ({origin}): {_ROOM}."
     return None
@@ -130,27 +226,24 @@ def _meet(uri: str) -> None:
     """Make the first request of this process to a server, with less patience than MLflow has in a training."""
     import mlflow
 
-    own = {name: value for name, value in _FIRST_CONTACT.items() if name not in os.environ}
-    os.environ |= own
     notice = Timer(5, warn, [f"Waiting for {public_uri(uri)} …"])
     notice.start()
     try:
-        mlflow.MlflowClient().search_experiments(max_results=1)
+        with patience(_FIRST_CONTACT):
+            mlflow.MlflowClient().search_experiments(max_results=1)
     finally:
         notice.cancel()
-        for name in own:
-            del os.environ[name]
 
 
-def _prepare_file(project: Project, file: Path) -> None:
-    """Create the project's own database whole or not at all, and open it, or any other SQLite file, once.
+def _prepare_file(own: Path, file: Path) -> None:
+    """Create a database of the project's own whole or not at all, and open it, or any other SQLite file, once.
 
     MLflow cannot go on with a database whose creation was cut off, as by a kill or a full disk, and goes on for 100
     seconds, with warnings, if it cannot open one.
     """
     from mlflow import MlflowClient
 
-    if file == project.tracking_database and not file.exists():
+    if file == own and not file.exists():
         with atomic_path(file) as temporary:
             MlflowClient(f"sqlite:///{temporary}").get_experiment_by_name("")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -163,19 +256,25 @@ def _has_no_traceback(record: logging.LogRecord) -> bool:
     return record.exc_info is None
 
 
-def experiment_name() -> str:
-    """Return the name of the experiment that the pipeline's runs go to: `MLFLOW_EXPERIMENT_NAME`, or else `mnist`."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or "mnist"
+def experiment_name(project: Project) -> str:
+    """Return the name of the experiment that runs go to: `MLFLOW_EXPERIMENT_NAME`, or else that of the data."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or load_data(project).name
 
 
-def tuning_experiment_name() -> str:
+def tuning_experiment_name(project: Project) -> str:
     """Return the name of the experiment that studies go to."""
-    return f"{experiment_name()}-tuning"
+    return studies_experiment(experiment_name(project))
 
 
-def find_runs(client: "MlflowClient", query: str) -> "list[Run]":
-    """Return the pipeline's runs that MLflow's search finds, without deleted ones, the newest first."""
-    return client.search_runs([client.get_experiment_by_name(experiment_name()).experiment_id], query)
+def studies_experiment(name: str) -> str:
+    """Return the name of the experiment of studies beside the one of this name."""
+    return f"{name}-tuning"
+
+
+def find_runs(client: "MlflowClient", project: Project, query: str, view: int = 1) -> "list[Run]":
+    """Return the pipeline's runs that MLflow's search finds, by default without deleted ones, the newest first."""
+    experiment = client.get_experiment_by_name(experiment_name(project))  # which an outbox may not have
+    return client.search_runs([experiment.experiment_id], query, view) if experiment else []
 
 
 def _ensure_experiment(

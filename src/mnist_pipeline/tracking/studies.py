@@ -3,13 +3,27 @@
 import getpass
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from mnist_pipeline.core.project import ModelId, Project
-from mnist_pipeline.tracking.contents import DIFF, as_metrics, log_split, origin_files, origin_tags, present_origin
-from mnist_pipeline.tracking.runs import ADOPTED, ending, epoch_metrics, params_digest
+from mnist_pipeline.tracking.contents import (
+    ADOPTED,
+    DIFF,
+    NOTE,
+    artifacts_page,
+    as_metrics,
+    log_split,
+    origin_files,
+    origin_tags,
+    params_digest,
+    present_origin,
+    table_row,
+)
+from mnist_pipeline.tracking.outbox import PARENT, STUDY, TRIAL, keeps_delivered, recording, reopen
+from mnist_pipeline.tracking.runs import ending, epoch_metrics
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import ModelParams, Params
@@ -19,10 +33,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run, RunTag
 
-STUDY = "study_id"
-"""Tag that joins a study's run to the study; names can be used again, these are unique."""
-TRIAL = "trial"
-"""Tag with the number of a child run's trial."""
 SHARED = (
     "model", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "git_commit", "git_dirty",
 )  # fmt: skip
@@ -70,10 +80,11 @@ class StudyRun:
         return self.run.info.run_id
 
     @classmethod
-    def find(cls, client: "MlflowClient", study_id: str) -> "Self | None":
+    def find(cls, client: "MlflowClient", project: Project, study_id: str) -> "Self | None":
         """Return the run of a study by the study's id, if the store has it."""
-        experiment = client.get_experiment_by_name(tuning_experiment_name())
-        found = client.search_runs([experiment.experiment_id], f"tags.{STUDY} = '{study_id}'", max_results=1)
+        experiment = client.get_experiment_by_name(tuning_experiment_name(project))
+        query, view = f"tags.{STUDY} = '{study_id}'", keeps_delivered(client)
+        found = client.search_runs([experiment.experiment_id], query, view, max_results=1)
         return cls(client, found[0]) if found else None
 
     def log_session(self, project: Project, params: Params, model: str, tags: Mapping[str, str]) -> None:
@@ -92,8 +103,8 @@ class StudyRun:
         study, shared = self.run.info, {key: tag for key, tag in self.run.data.tags.items() if key in SHARED}
         run_id = self.client.create_run(
             study.experiment_id,
-            tags={**shared, **(tags or {}), "mlflow.parentRunId": self.run_id, TRIAL: str(number)},
-            run_name=f"{study.run_name} {number}",
+            tags={**shared, **(tags or {}), PARENT: self.run_id, TRIAL: str(number)},
+            run_name=f"{str(study.run_name).removesuffix(' study')} trial {number}",
         ).info.run_id
         return TrialRun(self.client, run_id, values)
 
@@ -109,6 +120,8 @@ class StudyRun:
         Of the epochs that MLflow does not know, the study knows the number that decides.
         """
         for end, run in self.untold(ends):
+            if run:
+                reopen(self.client, run, {})
             child = TrialRun(self.client, run.info.run_id, end.values) if run else None
             child = child or self.start_trial(end.number, end.values)
             history = self.client.get_metric_history(child.run_id, end.curve_name)
@@ -124,6 +137,7 @@ class StudyRun:
                 self.client.log_text(self.run_id, content, name)
             else:
                 self.client.log_figure(self.run_id, content, name, save_kwargs={"bbox_inches": "tight"})
+        self.client.set_tag(self.run_id, NOTE, describe(self.client.get_run(self.run_id)))
 
     def log_adoption(self, trial: int, adopted: ModelParams | None) -> None:
         """Log which trial was to be adopted, and whether it was.
@@ -140,7 +154,8 @@ class StudyRun:
         """Return the child runs, by the number of their trial."""
         runs = self.client.search_runs(
             [self.run.info.experiment_id],
-            filter_string=f"tags.`mlflow.parentRunId` = '{self.run_id}'",
+            f"tags.`{PARENT}` = '{self.run_id}'",
+            keeps_delivered(self.client),
             max_results=50_000,  # the most that MLflow allows
         )
         return {int(run.data.tags[TRIAL]): run for run in runs}
@@ -180,30 +195,49 @@ class TrialRun:
         self.kept, self._sent = [], time.monotonic()
 
 
+def describe(study: "Run") -> str:
+    """Return the description of a study's run, in Markdown: what it has come to, and how it looks for better."""
+    tags, metrics, page = study.data.tags, study.data.metrics, artifacts_page(study)
+    cells = {key.replace("_val_", " validation "): f"{value:.4f}" for key, value in metrics.items() if "_val_" in key}
+    cells["complete trials"] = f"{metrics.get('trials_complete', 0):.0f}"
+    cells["more"] = f"[figures to be explored]({page}/figures.html), [all trials]({page}/trials.csv)"
+    how = "".join(f"; {key}: {tags[key]}" for key in ("budget", "objective", "sampler", "pruner") if key in tags)
+    return f"{table_row(cells)}\n\nA study of `{tags['model']}`{how}.\n"
+
+
 @contextmanager
-def study_run(project: Project, name: str, study_id: str, definition: Mapping[str, Any]) -> Generator[StudyRun]:
+def study_run(
+    project: Project, name: str, study_id: str, definition: Mapping[str, Any], *, directly: bool = False
+) -> Generator[StudyRun]:
     """Open the run of a study, or go on with it; it ends FINISHED, FAILED by an exception or KILLED by an interruption.
 
-    Its parameters are the study's definition: all that the trials share, and what varies and how, by dotted path.
+    Its parameters are the study's definition: all that the trials share, and what varies and how, by dotted path. A
+    server is told later by what `recording` keeps, or `directly`.
     """
     from mlflow.entities import Param
 
-    client = open_store(project)
-    record = StudyRun.find(client, study_id)
-    if record is None:
-        tags = {
-            STUDY: study_id,
-            "model": definition["model"],
-            "mlflow.source.name": f"mnist tune {definition['model']} --study {name}",
-            "mlflow.source.type": "PROJECT",
-            "mlflow.user": getpass.getuser(),
-        }
-        experiment = client.get_experiment_by_name(tuning_experiment_name())
-        record = StudyRun(client, client.create_run(experiment.experiment_id, tags=tags, run_name=name))
-    client.update_run(record.run_id, "RUNNING")
-    with ending(lambda status: client.set_terminated(record.run_id, status)):
-        client.log_batch(record.run_id, params=[Param(key, str(value)) for key, value in definition.items()])
-        if not client.get_run(record.run_id).inputs.dataset_inputs:
-            digests = definition["data.train"], definition["data.validation"]
-            log_split(client, project, record.run_id, digests, context="tuning")
-        yield record
+    with nullcontext(open_store(project)) if directly else recording(project) as client:
+        if record := StudyRun.find(client, project, study_id):
+            reopen(client, record.run, {})
+        else:
+            record = _new_study_run(client, project, name, study_id, definition["model"])
+        client.update_run(record.run_id, "RUNNING")
+        with ending(partial(client.set_terminated, record.run_id)):
+            client.log_batch(record.run_id, params=[Param(key, str(value)) for key, value in definition.items()])
+            if not client.get_run(record.run_id).inputs.dataset_inputs:
+                digests = definition["data.train"], definition["data.validation"]
+                log_split(client, project, record.run_id, digests, context="tuning")
+            yield record
+
+
+def _new_study_run(client: "MlflowClient", project: Project, name: str, study_id: str, model: str) -> StudyRun:
+    """Create the run of a study."""
+    tags = {
+        STUDY: study_id,
+        "model": model,
+        "mlflow.source.name": f"mnist tune {model} --study {name}",
+        "mlflow.source.type": "PROJECT",
+        "mlflow.user": getpass.getuser(),
+    }
+    experiment = client.get_experiment_by_name(tuning_experiment_name(project))
+    return StudyRun(client, client.create_run(experiment.experiment_id, tags=tags, run_name=f"{name} study"))

@@ -7,7 +7,7 @@ again from them, by what logged it first, but only from files that `dvc.lock` or
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
 from io import StringIO
 from operator import getitem
@@ -22,7 +22,7 @@ from mnist_pipeline.core.files import file_digest, known_digest
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.core.records import read_table
 from mnist_pipeline.models.model import load_model
-from mnist_pipeline.provenance.environment import UNKNOWN, code_diff, code_tags
+from mnist_pipeline.provenance.environment import UNKNOWN, code_diff, code_tags, lock_digest
 from mnist_pipeline.provenance.inputs import (
     StageInputs,
     file_digests,
@@ -37,10 +37,12 @@ from mnist_pipeline.tracking.artifacts import (
     DIFF,
     KEPT_MODEL,
     LINEAGE,
+    LINEAGE_DIGEST,
     MODEL_DIGEST,
     PARAMS,
     REPORT,
     Kept,
+    log_contents,
     log_model,
     logged_model_id,
     upload,
@@ -55,8 +57,9 @@ from mnist_pipeline.tracking.contents import (
     present_origin,
     read_evaluation,
     read_training,
+    text_digest,
 )
-from mnist_pipeline.tracking.runs import find_run_by_digest, new_run
+from mnist_pipeline.tracking.runs import deliver_kept, find_run_by_digest, new_run
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import Params
@@ -104,6 +107,8 @@ def sync(project: Project, params: Params) -> Agreement:
     from filelock import FileLock
 
     client, lock, found = open_store(project), read_lock(project), Agreement()
+    if kept := deliver_kept(project, client):
+        found.restored.append(kept)
     # Two at once would each restore the same run.
     with FileLock(project.artifacts / ".sync.lock"):
         for model in map(ModelId, params.models):
@@ -118,7 +123,8 @@ def sync(project: Project, params: Params) -> Agreement:
 
 def run_of(project: Project, params: Params, model: ModelId) -> str:
     """Return the id of the run that trained the model in the workspace; restore the run if it is gone."""
-    return _Trained(project, params, model, open_store(project), read_lock(project)).run()[0].info.run_id
+    deliver_kept(project, client := open_store(project))
+    return _Trained(project, params, model, client, read_lock(project)).run()[0].info.run_id
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,8 @@ class _Trained:
     def run(self) -> "tuple[Run, bool]":
         """Return the run and whether it had to be restored; a UserError if the files are not those of one training."""
         file, train = self.project.model_file(self.model), command("train", self.model)
-        if found := find_run_by_digest(self.client, known_digest(file), self.inputs.key if self.inputs else ""):
+        key = self.inputs.key if self.inputs else ""
+        if found := find_run_by_digest(self.client, self.project, known_digest(file), key):
             return found, False
         self._check("train")
         history = read_table(self.project.history(self.model), Epoch, train)
@@ -180,7 +187,8 @@ class _Trained:
         text = self.project.params.read_text(encoding="utf-8") if then == self.params else values.getvalue()
         present = present_inputs(self.project, "train", self.model)
         if present and present.code == self.inputs.code:
-            return Origin(then, text, code_tags(self.project), code_diff(self.project.top), lineage)
+            locked = replace(lineage, environment=lock_digest(self.project))
+            return Origin(then, text, code_tags(self.project), code_diff(self.project.repository), locked)
         return Origin(then, text, {"git_commit": UNKNOWN}, "", lineage)
 
     def _check(self, stage: str) -> None:
@@ -193,7 +201,7 @@ class _Trained:
         model = recorded_path(self.project, self.project.model_file(self.model))
         report = recorded_path(self.project, self.project.report(self.model))
         ours = [path for path in outs if path == model or path.startswith(f"{report}/")]
-        others = [path for path in ours if tree_digest(self.project.top / path) != outs[path]]
+        others = [path for path in ours if tree_digest(self.project.repository / path) != outs[path]]
         if 0 < len(others) < len(ours):
             checkout = f"`dvc checkout --force {model}` or " if model in others else ""
             again = "dvc repro" if self.model.entry in self.params.train else command(stage, self.model)
@@ -206,7 +214,9 @@ class _Trained:
         """Return what the store lacks of a run."""
         with tempfile.TemporaryDirectory() as folder:
             kept = Kept(self.client.get_run(run.info.run_id), Path(folder))
-            found = [kept.model, *(kept.find(name) for name in (PARAMS, LINEAGE, DIFF) if name in kept.recorded)]
+            diff = [DIFF] if kept.tags.get("git_dirty") == "true" else []
+            names = (PARAMS, LINEAGE, *diff) if LINEAGE_DIGEST in kept.tags else ()
+            found = [kept.model, *map(kept.find, names)]
             report = file_digests(kept.artifacts / REPORT)
         lacking = [each.what for each in found if each.state != "verified"]
         if self.project.test_report(self.model).is_file():
@@ -232,12 +242,29 @@ class _Trained:
             try:
                 upload(self.client, run.info.run_id, logged_model_id(run), file)
             except MlflowException:  # somebody has deleted it
-                log_model(run.info.run_id, str(self.model), file, step=step)
-        if {PARAMS, LINEAGE, DIFF} & {*lacking}:
-            files = {name: text.encode() for name, text in origin_files(self.origin).items() if name in lacking}
-            # From equal inputs follow equal parameters and lineage; the patch holds more than inputs.
-            is_same = origin_tags(self.origin).get(INPUTS_KEY, "none") == run.data.tags.get(INPUTS_KEY)
-            Kept(run, Path()).restore(self.client, files, trusted=(PARAMS, LINEAGE) if is_same else ())
+                log_model(self.client, run.info.run_id, str(self.model), file, step)
+        if lost := {PARAMS, LINEAGE, DIFF} & {*lacking}:
+            self._restore_origin(run, lost)
+
+    def _restore_origin(self, run: "Run", lost: set[str]) -> None:
+        """Log again what tells of a run's origin: files with the recorded MD5, or what equal inputs make equal."""
+        with tempfile.TemporaryDirectory() as folder:
+            kept = Kept(run, Path(folder))
+            recorded, lineage = kept.recorded, kept.lineage or self.origin.lineage
+        here = origin_files(self.origin)
+        digests = {name: text_digest(text) for name, text in here.items()}
+        if digests.get(LINEAGE) == recorded[LINEAGE]:
+            recorded |= digests
+        files = {name: here[name] for name in lost & here.keys() if digests[name] == recorded.get(name)}
+        is_same = origin_tags(self.origin).get(INPUTS_KEY, "none") == run.data.tags.get(INPUTS_KEY)
+        # From equal inputs follow equal parameters and lineage; the patch holds more than inputs.
+        if lineage and is_same and lost - files.keys() - {DIFF}:
+            files[PARAMS] = here[PARAMS]
+            known = {name: digest for name, digest in recorded.items() if name != LINEAGE}
+            files[LINEAGE] = replace(lineage, files=known | {PARAMS: digests[PARAMS]}).to_json()
+        log_contents(self.client, run.info.run_id, {name: text.encode() for name, text in files.items()})
+        if LINEAGE in files:
+            self.client.set_tag(run.info.run_id, LINEAGE_DIGEST, text_digest(files[LINEAGE]))
 
 
 def _with_values(params: Params, values: Mapping[str, Any]) -> Params:

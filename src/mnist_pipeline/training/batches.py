@@ -6,7 +6,6 @@ from numpy.typing import NDArray
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.dataset import Subset
-from mnist_pipeline.data.params import CLASSES
 from mnist_pipeline.training.params import Training
 
 VALIDATION_BATCH = 1_000
@@ -32,21 +31,25 @@ def steps_per_epoch(training: Training, images: int, replicas: int = 1) -> int:
     )
 
 
-def training_batches(data: Subset, training: Training, seed: int, *, first_epoch: int = 0) -> tf.data.Dataset:
-    """Yield (pixels, targets) per step, uint8 (batch, 28, 28) and float32 (batch, 10), from `first_epoch` to the last.
+def training_batches(
+    data: Subset, classes: int, training: Training, seed: int, *, first_epoch: int = 0
+) -> tf.data.Dataset:
+    """Yield (pixels, targets) per step, uint8 (batch, height, width) and float32 (batch, classes).
 
-    Each epoch is a new permutation that depends on (seed, epoch) alone, wherever the training runs or resumes. Labels
-    are smoothed here and not in the loss, so that the validation loss is that of the labels as they are.
+    They go from `first_epoch` to the last. Each is a new permutation that depends on (seed, epoch) alone, wherever the
+    training runs or resumes. Labels are smoothed here and not in the loss, so that the validation loss is that of the
+    labels as they are.
     """
     smoothing = training.label_smoothing
-    pixels, targets = tf.constant(data.images), tf.constant(_one_hot(data) * (1 - smoothing) + smoothing / CLASSES)
+    pixels = tf.constant(data.images)
+    targets = tf.constant(_one_hot(data, classes) * (1 - smoothing) + smoothing / classes)
     kept = steps_per_epoch(training, len(data)) * training.batch_size
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(  # pyright: ignore[reportAttributeAccessIssue]
             tf.range(len(data), dtype=tf.int64), seed=tf.stack([tf.constant(seed, tf.int64), epoch]), alg="philox"
         )
-        return tf.data.Dataset.from_tensor_slices(order[:kept]).batch(training.batch_size, drop_remainder=True)
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(order[:kept], (-1, training.batch_size)))
 
     def fetch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(pixels, indices), tf.gather(targets, indices)
@@ -55,12 +58,12 @@ def training_batches(data: Subset, training: Training, seed: int, *, first_epoch
     return _untuned(epochs.flat_map(one_epoch).map(fetch).prefetch(2))
 
 
-def validation_batches(validation: Subset, replicas: int = 1) -> tf.data.Dataset:
-    """Yield (pixels, targets), uint8 (batch, 28, 28) and float32 (batch, 10), in order.
+def validation_batches(validation: Subset, classes: int, replicas: int = 1) -> tf.data.Dataset:
+    """Yield (pixels, targets), uint8 (batch, height, width) and float32 (batch, classes), in order.
 
     All but the last can be shared evenly by `replicas`: Keras averages the first over them to learn its shape.
     """
-    slices = tf.data.Dataset.from_tensor_slices((validation.images, _one_hot(validation)))
+    slices = tf.data.Dataset.from_tensor_slices((validation.images, _one_hot(validation, classes)))
     even = min(VALIDATION_BATCH, len(validation)) // replicas * replicas
     return _untuned(slices.batch(max(even, 1)))
 
@@ -76,6 +79,6 @@ def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.with_options(options)
 
 
-def _one_hot(subset: Subset) -> NDArray[np.float32]:
-    """Return the labels as targets, float32 (n, 10)."""
-    return np.eye(CLASSES, dtype=np.float32)[subset.labels]
+def _one_hot(subset: Subset, classes: int) -> NDArray[np.float32]:
+    """Return the labels as targets, float32 (n, classes)."""
+    return np.eye(classes, dtype=np.float32)[subset.labels]

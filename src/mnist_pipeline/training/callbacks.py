@@ -104,16 +104,16 @@ def _record(epoch: int, logs: dict[str, Any], learning_rate: float) -> Epoch:
         UserError: the training diverged.
     """
     names = {
-        "loss": "loss",
-        "accuracy": "accuracy",
-        "validation_loss": "val_loss",
-        "validation_accuracy": "val_accuracy",
+        "train_loss": "loss",
+        "train_accuracy": "accuracy",
+        "val_loss": "val_loss",
+        "val_accuracy": "val_accuracy",
     }
     values = {ours: round(float(logs[keras_name]), DIGITS) for ours, keras_name in names.items()}
     record = Epoch(epoch=epoch, **values, learning_rate=float(f"{learning_rate:.{DIGITS}g}"))
-    if not (record.loss < DIVERGED and record.validation_loss < DIVERGED):  # so that NaN is caught, too
+    if not (record.train_loss < DIVERGED and record.val_loss < DIVERGED):  # so that NaN is caught, too
         raise UserError(
-            f"Training diverged in epoch {epoch}: the loss is {record.loss:g}, the validation loss "
-            f"{record.validation_loss:g}; lower training.optimizer.learning_rate in params.yaml."
+            f"Training diverged in epoch {epoch}: the loss is {record.train_loss:g}, the validation loss "
+            f"{record.val_loss:g}; lower training.optimizer.learning_rate in params.yaml."
         )
     return record

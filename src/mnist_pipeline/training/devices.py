@@ -8,6 +8,17 @@ from typing import Any, Literal
 
 from mnist_pipeline.core.console import quiet_native_logs
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.provenance.environment import cpu_flags, cpu_model
+from mnist_pipeline.training.params import Precision
+
+Policy = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+"""Keras' name for a precision."""
+POLICIES: dict[str, Policy] = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+FASTER_ON = {
+    "bfloat16": "a GPU of compute capability 8.0 or a CPU with amx_bf16 or avx512_bf16",
+    "float16": "a GPU of compute capability 7.0",
+}
+"""What a precision takes to be faster than float32."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +29,7 @@ class Device:
     """Kind of device that was chosen."""
     names: tuple[str, ...]
     """The devices taken, such as `/device:GPU:0`."""
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"]
+    precision: Policy
     """Keras' dtype policy. Weights, softmax and loss are float32 in each."""
     xla: bool
     """Whether the whole training step is compiled by XLA: it pays on one GPU, not for convolutions on a CPU."""
@@ -34,14 +45,9 @@ class Device:
         return self.precision != "float32" or self.strategy != "single"
 
     def tags(self) -> dict[str, str]:
-        """Return what is logged with each run."""
-        return {
-            "device_kind": self.kind,
-            "device_names": ", ".join(self.names),
-            "device_precision": self.precision,
-            "device_strategy": self.strategy,
-            "device_xla": str(self.xla).lower(),
-        }
+        """Return what is logged with each run, such as `2 gpu, mixed_float16, xla`."""
+        count = [str(len(self.names))] if len(self.names) > 1 else []
+        return {"device": ", ".join([" ".join([*count, self.kind]), self.precision, *(["xla"] if self.xla else [])])}
 
     @contextmanager
     def scope(self) -> Generator[None]:
@@ -67,17 +73,20 @@ def _mirrored(names: tuple[str, ...]) -> Any:
     return tf.distribute.MirroredStrategy(names)
 
 
-def choose_device(wanted: Literal["auto", "gpu", "cpu"], *, memory_share: float = 1) -> Device:
+def choose_device(
+    wanted: Literal["auto", "gpu", "cpu"], precision: Precision = "auto", *, memory_share: float = 1
+) -> Device:
     """Choose the devices to train on. Call it before TensorFlow has computed anything.
 
     `auto` takes every visible GPU, otherwise the CPU. GPUs get memory growth, so that two processes can share one.
 
     Args:
         wanted: kind of device.
+        precision: what it computes in; `auto` is 16 bits on GPUs that are faster so, and float32 on a CPU.
         memory_share: of each GPU's memory that may be taken, in (0, 1]; below 1 it is taken at once.
 
     Raises:
-        UserError: `gpu` is wanted and TensorFlow sees none.
+        UserError: `gpu` is wanted and TensorFlow sees none, or the precision is slower than float32 on the device.
     """
     with quiet_native_logs():  # CUDA calls it an error that there is no GPU
         import tensorflow as tf
@@ -92,7 +101,8 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"], *, memory_share: float 
     if wanted == "cpu" or not gpus:
         # A model that is told to stay on the CPU must not take the GPU's memory all the same.
         tf.config.set_visible_devices([], "GPU")
-        return Device("cpu", ("/device:CPU:0",), "float32", xla=False)
+        return Device("cpu", ("/device:CPU:0",), _choose_policy(precision, []), xla=False)
+    policy = _choose_policy(precision, gpus)
     for gpu in gpus:
         if memory_share < 1:
             limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory_share * _smallest_memory()))
@@ -101,7 +111,7 @@ def choose_device(wanted: Literal["auto", "gpu", "cpu"], *, memory_share: float 
             tf.config.experimental.set_memory_growth(gpu, True)
     names = tuple(f"/device:GPU:{index}" for index in range(len(gpus)))
     # Keras hands the step of all replicas to XLA as one, and XLA compiles for one device.
-    return Device("gpu", names, _gpu_precision(gpus), xla=len(gpus) == 1)
+    return Device("gpu", names, policy, xla=len(gpus) == 1)
 
 
 def _smallest_memory() -> float:
@@ -113,13 +123,27 @@ def _smallest_memory() -> float:
     return min(pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles) / 2**20
 
 
-def _gpu_precision(
-    gpus: list[Any],
-) -> Literal["float32", "mixed_float16", "mixed_bfloat16"]:
-    """Choose by the weakest GPU: bfloat16 from Ampere (8.0) on, float16 where there are tensor cores (7.0)."""
+def _choose_policy(wanted: Precision, gpus: list[Any]) -> Policy:
+    """Return Keras' dtype policy for what is wanted: `auto` is the fastest on GPUs, and float32 on a CPU."""
+    faster = _faster_than_float32(gpus)
+    match wanted:
+        case "auto":
+            return POLICIES[faster[0] if gpus and faster else "float32"]
+        case "bfloat16" | "float16" if wanted not in faster:
+            allowed = ", ".join(f"`{name}`" for name in (*faster, "float32"))
+            raise UserError(
+                f"params.yaml: precision is `{wanted}`, which takes {FASTER_ON[wanted]} to be faster than float32, and "
+                f"here is {'an older GPU' if gpus else cpu_model()}: set precision to {allowed} or `auto`."
+            )
+        case _:
+            return POLICIES[wanted]
+
+
+def _faster_than_float32(gpus: list[Any]) -> list[Literal["bfloat16", "float16"]]:
+    """Return the precisions that pay, the best first; the weakest GPU decides."""
     import tensorflow as tf
 
+    if not gpus:
+        return ["bfloat16"] if {"amx_bf16", "avx512_bf16"} & {*cpu_flags()} else []
     capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
-    if capability >= (8, 0):
-        return "mixed_bfloat16"
-    return "mixed_float16" if capability >= (7, 0) else "float32"
+    return [*(["bfloat16"] if capability >= (8, 0) else []), *(["float16"] if capability >= (7, 0) else [])]

@@ -13,24 +13,27 @@ Monitor = Literal["accuracy", "loss"]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training images came to. Accuracies lie in [0, 1], losses are mean cross-entropies."""
+    """What one pass over the training images came to. Accuracies lie in [0, 1], losses are mean cross-entropies.
+
+    The names are those of the metrics in MLflow: short ones, as Keras has them, because its page cuts long ones off.
+    """
 
     epoch: int
     """Number of the epoch, from 1."""
-    loss: float
+    train_loss: float
     """Loss on the training batches as they were seen: augmented, smoothed, with dropout."""
-    accuracy: float
+    train_accuracy: float
     """Share of the same images that was right, in [0, 1]."""
-    validation_loss: float
+    val_loss: float
     """Loss on the validation split, with the weights that would be kept."""
-    validation_accuracy: float
+    val_accuracy: float
     """Share of the validation split that was right, with the same weights."""
     learning_rate: float
     """Learning rate at the end of the epoch."""
 
     def rank(self, monitor: Monitor) -> tuple[float, float]:
         """Higher is better: the validation accuracy or loss, ties by the other."""
-        accuracy, loss = self.validation_accuracy, self.validation_loss
+        accuracy, loss = self.val_accuracy, self.val_loss
         return (accuracy, -loss) if monitor == "accuracy" else (-loss, accuracy)
 
 

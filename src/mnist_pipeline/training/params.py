@@ -8,8 +8,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.params import Fraction, ModelName, Section, read_params
-from mnist_pipeline.data.params import Split
+from mnist_pipeline.data.params import Data, Split
 from mnist_pipeline.models.params import Architecture, Augmentation, Scheme
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class _Optimizer(Section):
@@ -153,6 +155,11 @@ class Params(Section):
     """Seed of initial weights, order of images, dropout and augmentation."""
     device: Literal["auto", "gpu", "cpu"]
     """`auto` takes every visible GPU, otherwise the CPU; `gpu` without one is an error."""
+    precision: Precision
+    """What is computed in; weights, softmax and loss are float32 in each. `auto` ships: 16 bits on GPUs that are faster
+    so, and float32 on a CPU, whose bits have repeated on two kinds of processor."""
+    data: Data | None = None
+    """The images; absent where another project's are used, as in `baselines/`."""
     split: Split | None = None
     """The subsets; absent where another project's are used, as in `baselines/`."""
     models: Annotated[dict[ModelName, ModelParams], Field(min_length=1)]
@@ -180,6 +187,17 @@ class Params(Section):
                 raise ValueError(f"{name} is not under models: choose from {', '.join(known)}")
             if train.count(name) > 1:
                 raise ValueError(f"{name} is there twice: remove one")
+        return train
+
+    @field_validator("train")
+    @classmethod
+    def _suit_the_images(cls, train: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        data, models = info.data.get("data"), info.data.get("models", {})
+        for name in train if data and models else ():
+            try:
+                models[name].architecture.check_size(data.image_size)
+            except ValueError as error:
+                raise ValueError(f"models.{name}.architecture {error}") from error
         return train
 
     def with_seed(self, seed: int | None) -> "Params":

@@ -24,7 +24,7 @@ class TrainingResult:
     """A trained model and how it came to be."""
 
     model: keras.Model
-    """Raw pixels, uint8 (n, 28, 28), to probabilities (n, 10), with the weights of the best epoch."""
+    """Raw pixels, uint8 (n, height, width), to probabilities (n, classes), with the weights of the best epoch."""
     history: Sequence[Epoch]
     """Every epoch, in order."""
     best: Epoch
@@ -58,12 +58,12 @@ def train(
     Raises:
         UserError: the batch is larger than the training set, or the loss is not finite.
     """
-    training, replicas = params.training, len(device.names)
+    training, replicas, classes = params.training, len(device.names), len(data.about.classes)
     steps = steps_per_epoch(training, len(data.train), replicas)
     keras.utils.set_random_seed(seed)
     with device.scope():
-        model = build_model(params.architecture, params.normalization, data.statistics)
-        trained = prepare(model, params, seed=seed, steps=steps, xla=device.xla)
+        model = build_model(params.architecture, params.normalization, data.statistics, data.about)
+        trained = prepare(model, params, seed=seed, steps=steps, device=device)
     state = checkpoint.load([variable.shape for variable in model.variables]) if checkpoint else None
     if state:
         restore(model.variables, state.network)
@@ -72,18 +72,18 @@ def train(
     progress = EpochEnd(training, model.variables, checkpoint, state, on_epoch)
     if not progress.is_over:
         trained.fit(
-            training_batches(data.train, training, seed, first_epoch=len(progress.history)),
+            training_batches(data.train, classes, training, seed, first_epoch=len(progress.history)),
             initial_epoch=len(progress.history),
             epochs=training.epochs,
             steps_per_epoch=steps,
-            validation_data=validation_batches(data.validation, replicas),
+            validation_data=validation_batches(data.validation, classes, replicas),
             callbacks=[progress],
             shuffle=False,  # `training_batches` shuffles
             verbose=0,  # pyright: ignore[reportArgumentType]
         )
     if device.is_special:
         # Of the usual precision and on no strategy, so that any machine can use and save it.
-        model = build_model(params.architecture, params.normalization, data.statistics)
+        model = build_model(params.architecture, params.normalization, data.statistics, data.about)
     model.set_weights(progress.best)
     return TrainingResult(
         model, tuple(progress.history), best_epoch(progress.history, training.monitor), progress.seconds

@@ -9,11 +9,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from mnist_pipeline.data.params import CLASSES
 from mnist_pipeline.models.augmentation import augment
+from mnist_pipeline.models.fast_layers import accelerate
 from mnist_pipeline.models.model import LOGITS
+from mnist_pipeline.training.devices import Device
 from mnist_pipeline.training.params import ModelParams
 from mnist_pipeline.training.schedule import build_optimizer
+
+MOST_STEPS = 128
+"""Steps between two looks at the keyboard, at most: Ctrl-C waits for them."""
 
 
 class TrainingModel(keras.Model):
@@ -35,9 +39,31 @@ class TrainingModel(keras.Model):
         self._augmented_steps = augmented_epochs * steps
 
     def train_step(self, data: tuple[tf.Tensor, tf.Tensor]) -> dict[str, Any]:
-        """Take Keras' own step on distorted images."""
+        """Take the step that Keras takes, on distorted images."""
         pixels, targets = data
-        return super().train_step((self.distort(pixels), targets))
+        images, replicas = self.distort(pixels), self.distribute_strategy.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            loss: Any = self.compute_loss(y=targets, y_pred=logits)  # a replica's share
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self.update(gradients)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss * replicas)
+            else:
+                metric.update_state(targets, logits)
+        return self.get_metrics_result()
+
+    def update(self, gradients: Sequence[Any]) -> None:
+        """Change the weights."""
+        single = self.distribute_strategy.num_replicas_in_sync == 1  # XLA compiles for one device
+        (self._update_compiled if single else self._update)(gradients)
+
+    def _update(self, gradients: Sequence[Any]) -> None:
+        self.optimizer.apply(gradients, self.trainable_variables)
+
+    _update_compiled = tf.function(_update, jit_compile=True)  # one operation instead of hundreds
 
     def distort(self, pixels: tf.Tensor) -> tf.Tensor:
         """Distort images as the optimizer's step and the replica say, so that a resumed training draws the same."""
@@ -54,7 +80,7 @@ class TrainingModel(keras.Model):
         return augment(pixels, self._augmentation, seed, strength=strength)
 
 
-def prepare(model: keras.Model, params: ModelParams, *, seed: int, steps: int, xla: bool) -> TrainingModel:
+def prepare(model: keras.Model, params: ModelParams, *, seed: int, steps: int, device: Device) -> TrainingModel:
     """Return a model compiled for training, with all of its state in place, so that a checkpoint can be restored.
 
     Args:
@@ -62,22 +88,31 @@ def prepare(model: keras.Model, params: ModelParams, *, seed: int, steps: int, x
         params: how.
         seed: seed of the distortions.
         steps: number of steps of one epoch.
-        xla: whether XLA compiles the whole step.
+        device: what it is trained on.
     """
-    trained = TrainingModel(model.input, model.get_layer(LOGITS).output, params=params, seed=seed, steps=steps)
+    network = keras.Model(model.input, model.get_layer(LOGITS).output)
+    if device.kind == "cpu":
+        network = accelerate(network)
+    trained = TrainingModel(network.input, network.output, params=params, seed=seed, steps=steps)
     trained.compile(
         optimizer=build_optimizer(params.training, steps * params.training.epochs),
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=xla,  # pyright: ignore[reportArgumentType]
+        jit_compile=device.xla,  # pyright: ignore[reportArgumentType]
+        steps_per_execution=_steps_per_execution(steps) if len(device.names) == 1 else 1,
     )
     trained.optimizer.build(trained.trainable_variables)
     # Keras creates metrics at their first use, while it traces the step, which TensorFlow then traces once more.
-    anything = tf.zeros((1, CLASSES))
+    anything = tf.zeros((1, *trained.output_shape[1:]))
     trained.compute_loss(y=anything, y_pred=anything)
     trained.compute_metrics(None, anything, anything)
     trained.reset_metrics()
     return trained
+
+
+def _steps_per_execution(steps: int) -> int:
+    """Return after how many steps TensorFlow returns to Python: a divisor, or Keras would run over the epoch's end."""
+    return max(count for count in range(1, MOST_STEPS + 1) if steps % count == 0)
 
 
 def restore(variables: Sequence[Any], values: Sequence[Any]) -> None:

@@ -21,7 +21,7 @@ from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path
 from mnist_pipeline.core.params import check_params
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.store import is_offline, open_store, reach
 from mnist_pipeline.tracking.studies import StudyRun
 from mnist_pipeline.training.data import TrainingData
 from mnist_pipeline.training.params import ModelParams, Params, load_params
@@ -58,6 +58,7 @@ def adopt(project: Project, params: Params, study: optuna.Study, confirm: int, n
         say(f"params.yaml has the parameters of trial {trial.number} of {study.study_name} already.")
         return
     say(f"Trial {trial.number} of {study.study_name}: {goal.text(trial.values)}.")
+    reach(project)
     models = {"current": current, "new": apply(current, changes)}
     rewritten(project.params, name, changes)  # what cannot be written is said before minutes of training
     found = _train_again(project, params, models, goal, confirm)
@@ -68,7 +69,7 @@ def adopt(project: Project, params: Params, study: optuna.Study, confirm: int, n
         say(f"`dvc repro` now trains and evaluates {name} with them{missing}.")
     else:
         say("The new parameters are not better on average: params.yaml stays as it is.")
-    if record := StudyRun.find(open_store(project), study.user_attrs["id"]):
+    if not is_offline(project) and (record := StudyRun.find(open_store(project), project, study.user_attrs["id"])):
         means = {f"confirm_{column}": float(mean) for column, mean in found.mean().items()}
         record.log_result(means, {"confirmation.csv": found.to_csv()})
         record.log_adoption(trial.number, models["new"] if adopted else None)
@@ -109,7 +110,7 @@ def _train_again(
     with quiet_native_logs():
         from mnist_pipeline.training.devices import choose_device
         from mnist_pipeline.training.trainer import train
-    device, data = choose_device(params.device), TrainingData.load(project)
+    device, data = choose_device(params.device, params.precision), TrainingData.load(project)
     rows: dict[int, dict[str, float]] = {}
     for seed in ((params.seed + 1 + index) % 2**32 for index in range(count)):
         row = rows[seed] = {}

@@ -109,12 +109,12 @@ def space_of(params: Params, name: str) -> Space:
     if name not in spaces:
         tuned = ", ".join(known for known in spaces if known in params.models) or "those that have one (none yet)"
         raise UserError(f"params.yaml has no search space tune.space.{name}: add one, or tune one of {tuned}.")
-    check_space(spaces[name], model, name)
+    check_space(spaces[name], model, name, params.data.image_size if params.data else None)
     return spaces[name]
 
 
-def check_space(space: Space, model: ModelParams, name: str) -> None:
-    """Check a space against the model that it varies.
+def check_space(space: Space, model: ModelParams, name: str, image_size: tuple[int, int] | None = None) -> None:
+    """Check a space against the model that it varies and, if it is known, the size of the images.
 
     Raises:
         UserError: a path is not among the model's parameters, lies inside another one, reaches to values that the model
@@ -131,8 +131,8 @@ def check_space(space: Space, model: ModelParams, name: str) -> None:
         # If the model takes the ends of a range, it takes what lies between.
         for value in values.values if isinstance(values, Choice) else (values.low, values.high):
             try:
-                _replaced(model, {path: value})
-            except ValidationError as error:
+                _replaced(model, {path: value}, image_size)
+            except ValueError as error:  # pydantic's is one
                 raise UserError(f"{where} reaches {value!r}, which models.{name} refuses: {_reason(error)}.") from error
         if not _contains(values, nodes[path]):
             raise UserError(
@@ -182,16 +182,20 @@ def place_of(tree: Any, path: str) -> tuple[Any, Any]:
     return tree, int(last) if isinstance(tree, list) else last
 
 
-def _replaced(model: ModelParams, values: Values) -> ModelParams:
+def _replaced(model: ModelParams, values: Values, image_size: tuple[int, int] | None = None) -> ModelParams:
     tree = model.model_dump(mode="json")
     for path, value in values.items():
         node, key = place_of(tree, path)
         node[key] = value
-    return ModelParams.model_validate(tree)
+    replaced = ModelParams.model_validate(tree)
+    if image_size:
+        replaced.architecture.check_size(image_size)
+    return replaced
 
 
-def _reason(error: ValidationError) -> str:
-    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+def _reason(error: ValueError) -> str:
+    message = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    message = message.removeprefix("Value error, ")
     return message.replace("Input should be", "it must be")
 
 

@@ -37,7 +37,7 @@ class Goal:
 
     def measure(self, epoch: Epoch) -> float:
         """Return the number that decides."""
-        return epoch.validation_accuracy if self.number == "accuracy" else epoch.validation_loss
+        return epoch.val_accuracy if self.number == "accuracy" else epoch.val_loss
 
     def rank(self, values: Sequence[float]) -> tuple[float, ...]:
         """Return the values that count such that higher is better in each place, and the first place counts most."""

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.tuning.params import Choice, FloatRange, IntRange, parameters_of
 from mnist_pipeline.tuning.plan import Plan
-from mnist_pipeline.tuning.storage import Studies, find_studies
+from mnist_pipeline.tuning.storage import OneWriter, Studies
 
 ATTEMPTS = 3
 """How often the same parameters are tried when the process is killed under them."""
@@ -49,14 +50,14 @@ def load_study(studies: Studies, name: str) -> optuna.Study:
     raise UserError(f"There is no study {name} in {studies.place}: choose one of those there ({others}).")
 
 
-def create_or_resume(plan: Plan) -> optuna.Study:
-    """Open the plan's study, creating it if it is new; call it within its session.
+def create_or_resume(plan: Plan, storage: BaseStorage) -> optuna.Study:
+    """Open the plan's study to write to it, creating it if it is new; `storage` is what its session gives.
 
     Raises:
         UserError: the study is about something else; the message says what differs.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it remarks on few trials is no news
-    definition, storage = plan.definition(), find_studies(plan.project, plan.storage).open(plan.study)
+    definition = plan.definition()
     where: dict[str, Any] = {"study_name": plan.study, "storage": storage}
     # In this order, so that a process killed between two of the steps leaves what the next one can finish.
     with suppress(KeyError):
@@ -77,8 +78,9 @@ def create_or_resume(plan: Plan) -> optuna.Study:
             f"The study {plan.study} is about something else: {'; '.join(different)}. Go back to that to resume it, or "
             "start another study with --study NAME."
         )
-    study.pruner = pruner(plan)
-    return study
+    return optuna.load_study(
+        study_name=plan.study, storage=OneWriter(storage, plan.study, len(plan.space)), pruner=pruner(plan)
+    )
 
 
 def count_done(study: optuna.Study) -> int:
@@ -95,9 +97,10 @@ def ask(study: optuna.Study, plan: Plan) -> Trial | None:
     asked = [trial for trial in known if trial.params.keys() == plan.space.keys()]
     if not any(trial.state is TrialState.WAITING for trial in known):
         _queue_what_comes_first(study, plan, asked)
-    study.sampler = sampler(plan, asked)
     # All parameters in every trial: conditional ones would be sampled independently of the others.
-    return study.ask({path: _distribution(values) for path, values in plan.space.items()})
+    space = {path: _distribution(values) for path, values in plan.space.items()}
+    study.sampler = sampler(plan, space, asked)
+    return study.ask(space)
 
 
 def _queue_what_comes_first(study: optuna.Study, plan: Plan, asked: Sequence[FrozenTrial]) -> None:
@@ -134,7 +137,22 @@ def mishap_of(trial: FrozenTrial) -> Literal["killed", "interrupted"] | None:
     return trial.user_attrs.get("mishap", "killed")
 
 
-def sampler(plan: Plan, asked: Sequence[FrozenTrial]) -> optuna.samplers.BaseSampler:
+class KnownSpaceSampler(optuna.samplers.TPESampler):
+    """TPE in a space that is the same in all trials: Optuna's own looks through all of them for what they share."""
+
+    def __init__(self, space: Mapping[str, BaseDistribution], seed: int, *, jointly: bool) -> None:
+        """Sample from a space, all parameters jointly or each by itself."""
+        super().__init__(seed=seed, multivariate=jointly)
+        self._joint = {path: values for path, values in sorted(space.items()) if jointly and not values.single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what is sampled jointly."""
+        return self._joint
+
+
+def sampler(
+    plan: Plan, space: Mapping[str, BaseDistribution], asked: Sequence[FrozenTrial]
+) -> optuna.samplers.BaseSampler:
     """Return TPE with a seed of its own for each trial.
 
     Retries do not count, so that a study that was killed and resumed asks the questions it would have asked.
@@ -144,7 +162,7 @@ def sampler(plan: Plan, asked: Sequence[FrozenTrial]) -> optuna.samplers.BaseSam
     # For two objectives not NSGA-II, whose first generation of 50 random trials is longer than most of our studies, and
     # each parameter by itself: Optuna reports a gain of sampling them jointly for one objective only. On a synthetic
     # trade-off of accuracy and weights, joint sampling often stayed with one choice of layers, and its front was worse.
-    return optuna.samplers.TPESampler(seed=seed, multivariate=not plan.goal.small)
+    return KnownSpaceSampler(space, seed, jointly=not plan.goal.small)
 
 
 def pruner(plan: Plan) -> optuna.pruners.BasePruner:
@@ -170,9 +188,9 @@ def values_of(trial: Trial | FrozenTrial) -> dict[str, Any]:
 
     Those can be read and copied; more of them change nothing but would clutter `params.yaml`.
     """
-    values: dict[str, Any] = {}
+    values, distributions = dict[str, Any](), trial.distributions
     for path, value in trial.params.items():
-        if isinstance(trial.distributions[path], FloatDistribution):
+        if isinstance(distributions[path], FloatDistribution):
             values[path] = float(f"{value:.6g}")
         else:
             values[path] = json.loads(value) if str(value).startswith(("[", "{")) else value

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
@@ -53,8 +53,8 @@ def tune(plan: Plan, resources: Resources | None = None, worker: type = Worker) 
         UserError: the study is running elsewhere or is about something else, the data are missing, or trials fail.
     """
     data, resources = TrainingData.load(plan.project), resources or Resources()
-    with find_studies(plan.project, plan.storage).session(plan.study):
-        study = create_or_resume(plan)
+    with find_studies(plan.project, plan.storage).session(plan.study) as storage:
+        study = create_or_resume(plan, storage)
         recover(study)
         try:
             with _recorded(plan.project, study) as record:
@@ -77,9 +77,9 @@ def sync_studies(project: Project) -> Iterator[str]:
         try:
             with studies.session(name):
                 study = load_study(studies, name)
-                record, ends = StudyRun.find(client, study.user_attrs["id"]), results.trial_ends(study)
+                record, ends = StudyRun.find(client, project, study.user_attrs["id"]), results.trial_ends(study)
                 if missing := record.untold(ends) if record else ends:
-                    with _recorded(project, study) as record:
+                    with _recorded(project, study, directly=True) as record:
                         record.reconcile(ends)
                     yield f"study {name}: {amount(len(missing), 'trial')} had no run; restored from the study"
         except UserError as error:
@@ -87,10 +87,11 @@ def sync_studies(project: Project) -> Iterator[str]:
 
 
 @contextmanager
-def _recorded(project: Project, study: optuna.Study) -> Generator[StudyRun]:
+def _recorded(project: Project, study: optuna.Study, *, directly: bool = False) -> Generator[StudyRun]:
     """Open the study's run in MLflow; leave in it what the study has come to, however the session ends."""
     attributes = study.user_attrs
-    with study_run(project, study.study_name, attributes["id"], attributes["definition"]) as record:
+    definition = attributes["definition"]
+    with study_run(project, study.study_name, attributes["id"], definition, directly=directly) as record:
         try:
             yield record
         finally:
@@ -152,8 +153,8 @@ class Driver:
         except BaseException:
             # It can come anywhere, such as between the words to the study and those to MLflow.
             recover(self.study, {number: trial for number, (trial, _) in self._running.items()})
-            for number in [*self._running]:
-                self._close(number)
+            for trial in [self.study.get_trials(deepcopy=False)[number] for number in self._running]:
+                self._close(trial)
             self.record.reconcile(results.trial_ends(self.study))
             raise
 
@@ -223,7 +224,7 @@ class Driver:
         self._running[trial.number] = trial, run
         try:
             while isinstance(found := await answer(reference), Epoch):
-                stopped = self._report(trial, found)
+                stopped = self._report(trial, found, values.get(EPOCHS, self.plan.model.training.epochs))
                 reference = worker.go_on.remote(stopped)
                 run.log_epoch(found)  # only now, because the worker need not wait for it
         except WorkerLostError as error:
@@ -231,55 +232,51 @@ class Driver:
             raise
         self._end(trial, found, stopped=stopped)
 
-    def _report(self, trial: Trial, epoch: Epoch) -> bool:
+    def _report(self, trial: Trial, epoch: Epoch, last: int) -> bool:
         """Tell Optuna of an epoch; return whether the trial is to stop."""
         if self.plan.goal.small:  # Optuna prunes by one value only
             return False
         trial.report(self.plan.goal.measure(epoch), epoch.epoch)
-        # In the last epoch there is nothing left to save.
-        is_last = epoch.epoch >= values_of(trial).get(EPOCHS, self.plan.model.training.epochs)
-        return not is_last and trial.should_prune()
+        return epoch.epoch < last and trial.should_prune()  # in the last epoch there is nothing left to save
 
     def _end(self, trial: Trial, end: Result | Exception, *, stopped: bool = False) -> None:
         """Write down how a trial ended: in the study first, which decides."""
         if isinstance(end, Result):
             self._failures = self._deaths = 0
-            self._tell(trial, end, stopped)
+            ended = self._tell(trial, end, stopped)
         else:
             if not isinstance(end, WorkerLostError):
                 self._failures += 1
                 trial.set_user_attr("error", f"{type(end).__name__}: {end}")
-            self.study.tell(trial, state=TrialState.FAIL)
-        self._close(trial.number)
-        say(self._line(trial.number))
+            ended = self.study.tell(trial, state=TrialState.FAIL)
+        self._close(ended)
+        say(self._line(ended))
         if isinstance(end, Exception):
             self._free.set()
             if self._failures == FAILURES:
                 raise end
 
-    def _tell(self, trial: Trial, result: Result, stopped: bool) -> None:
+    def _tell(self, trial: Trial, result: Result, stopped: bool) -> FrozenTrial:
         trial.set_user_attr(results.RESULT, result.metrics)
         if self.plan.max_parameters is not None:
             trial.set_constraint("weights", result.weights - self.plan.max_parameters)
         if result.best is None or stopped:
-            self.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            weights = [float(result.weights)] if self.plan.goal.small else []
-            self.study.tell(trial, [self.plan.goal.measure(result.best), *weights])
+            return self.study.tell(trial, state=TrialState.PRUNED)
+        weights = [float(result.weights)] if self.plan.goal.small else []
+        return self.study.tell(trial, [self.plan.goal.measure(result.best), *weights])
 
-    def _close(self, number: int) -> None:
-        trial = self.study.get_trials(deepcopy=False)[number]
-        _, run = self._running.pop(number)
+    def _close(self, trial: FrozenTrial) -> None:
+        _, run = self._running.pop(trial.number)
         run.end(results.trial_end(self.study, trial))
 
-    def _line(self, number: int) -> str:
+    def _line(self, trial: FrozenTrial) -> str:
         """Return one line on a trial that has ended, for a terminal and a log file alike.
 
         It says how the trial ended, what is best so far, how many are done and how long the rest will take, as far as
         one can tell from this session.
         """
         study, goal, done, width = self.study, self.plan.goal, count_done(self.study), len(str(self.plan.trials))
-        trial, best = study.get_trials(deepcopy=False)[number], results.best_of(study)
+        number, best = trial.number, results.best_of(study)
         value = goal.text(trial.values) if trial.values else ""  # so far, if it was pruned
         aligned = f"{value:>{len('98.12%, 12,345,678 weights' if goal.small else '100.00%')}}"
         front = f"front of {len(results.front_of(study))}, " if goal.small else ""

@@ -42,8 +42,8 @@ class Result:
         return {
             "parameters": self.weights,
             "best_epoch": self.best.epoch,
-            "best_val_accuracy": self.best.validation_accuracy,
-            "best_val_loss": self.best.validation_loss,
+            "best_val_accuracy": self.best.val_accuracy,
+            "best_val_loss": self.best.val_loss,
             "epochs": self.epochs,
             "training_seconds": round(self.seconds, 1),
         }
@@ -88,8 +88,9 @@ class Worker:
 
         from mnist_pipeline.training.devices import choose_device
 
+        params = self.plan.params
         tf.config.threading.set_intra_op_parallelism_threads(self.threads)
-        self._device = choose_device(self.plan.params.device, memory_share=self.gpu_share or 1)
+        self._device = choose_device(params.device, params.precision, memory_share=self.gpu_share or 1)
         return {**self._device.tags(), "host": node}
 
     def start(self, values: Values) -> Epoch | Result:
@@ -119,7 +120,8 @@ class Worker:
 
         plan, model = self.plan, apply(self.plan.model, values)
         if plan.max_parameters is not None:
-            weights = build_model(model.architecture, model.normalization, self.data.statistics).count_params()
+            data = self.data
+            weights = build_model(model.architecture, model.normalization, data.statistics, data.about).count_params()
             if weights > plan.max_parameters:
                 return Result(weights)
         result = train(model, self.data, seed=plan.params.seed, device=self._device, on_epoch=self._report)

@@ -16,7 +16,7 @@ One run per trained model (`dvc repro`): click *Training runs* at the left, then
 * `best_val_accuracy` is what models are chosen by; `test_accuracy` is only reported.
 * Each run's **Datasets** carry DVC's hashes, its **Parameters** every parameter that it used, its
   **Artifacts** the model, the history and the figures of the test report.
-* The best model is version `champion` of the registered model `mnist`.
+* The best model is version `champion` of the registered model `{model}`.
 """
 
 TRIALS_DESCRIPTION = """\

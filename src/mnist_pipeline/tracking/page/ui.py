@@ -16,8 +16,8 @@ from mnist_pipeline.core.console import say
 from mnist_pipeline.core.page import free_port, open_page
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.provenance.redaction import public_uri
+from mnist_pipeline.tracking.page.views import MODELS_VIEWS
 from mnist_pipeline.tracking.store import experiment_name, open_store, tracking_uri
-from mnist_pipeline.tracking.views import MODELS_VIEWS
 
 
 def serve(project: Project, port: int | None, *, browser: bool) -> None:
@@ -32,7 +32,7 @@ def serve(project: Project, port: int | None, *, browser: bool) -> None:
     """
     uri = tracking_uri(project)
     if uri.startswith("http"):
-        experiment = open_store(project).get_experiment_by_name(experiment_name())
+        experiment = open_store(project).get_experiment_by_name(experiment_name(project))
         _show(public_uri(uri), experiment.experiment_id, browser=browser)
         return
     port = free_port(port, 5000)
@@ -42,7 +42,7 @@ def serve(project: Project, port: int | None, *, browser: bool) -> None:
     with tempfile.TemporaryFile() as log:
         server = _start(project, uri, port, log.fileno())
         try:
-            if experiment := _await_experiment(server, port):
+            if experiment := _await_experiment(project, server, port):
                 _show(f"http://127.0.0.1:{port}", experiment, browser=browser)
             server.wait()
         except KeyboardInterrupt:
@@ -91,12 +91,12 @@ def _become_mlflow(project: Project, uri: str, port: int, log: int) -> Never:
     os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is what we want
 
 
-def _await_experiment(server: psutil.Process, port: int) -> str | None:
+def _await_experiment(project: Project, server: psutil.Process, port: int) -> str | None:
     """Return the id of the pipeline's experiment as soon as the server answers; None if it ended instead."""
     while True:
         connection = HTTPConnection("127.0.0.1", port, timeout=30)
         with suppress(OSError, HTTPException):
-            name = quote(experiment_name(), safe="")
+            name = quote(experiment_name(project), safe="")
             connection.request("GET", f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}")
             return json.load(connection.getresponse())["experiment"]["experiment_id"]
         with suppress(psutil.TimeoutExpired):

@@ -1,0 +1,1 @@
+"""MLflow's page: starting it, and what it shows at first."""
