@@ -114,7 +114,7 @@ class Training(Section):
     schedule: Schedule
     """The learning rate over time, per step."""
     label_smoothing: Fraction
-    """Share of the target spread evenly over the ten classes; 0 switches it off."""
+    """Share of the target spread evenly over all classes; 0 switches it off."""
     weight_average: Fraction
     """Decay per step of the exponential moving average of the weights that is validated and kept; 0 switches it off."""
     monitor: Literal["accuracy", "loss"]
