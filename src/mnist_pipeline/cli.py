@@ -234,7 +234,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="How many trials the study shall have in the end.")] = 20,
     workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of its own.")] = 1,
     timeout: Annotated[str | None, typer.Option(help="No trial starts after this: 90s, 30m, 1h30m.")] = None,
-    study: Annotated[str | None, typer.Option(help="The study to start or go on with, or MODEL.")] = None,
+    study: Annotated[str | None, typer.Option(help="The study to start or resume; NAME by default.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each trial, instead of the model's own.")] = None,
     objective: Annotated[
         str, typer.Option(help="accuracy, loss, or accuracy,parameters: both more accurate and smaller (no pruning).")

@@ -3,8 +3,11 @@
 import os
 import re
 import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -14,7 +17,7 @@ from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.runs import ending
-from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.store import open_store, trouble
 
 CLOSED = "http://somebody:hunter2@127.0.0.1:1"
 """Address of a server that is not running."""
@@ -45,6 +48,18 @@ def be_mlflow(server: HTTPServer, patience: float = 0.0) -> None:
 
     server.expect_request("/api/2.0/mlflow/experiments/search").respond_with_data("{}")
     server.expect_request(re.compile("/api/2.0/mlflow/experiments/.*")).respond_with_handler(answer)
+
+
+def test_a_database_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        with closing(sqlite3.connect(file, timeout=0)) as other, pytest.raises(sqlite3.OperationalError) as error:
+            other.execute("SELECT * FROM sqlite_master")
+    said = trouble(error.value, f"sqlite:///{file}")
+    assert said.endswith(
+        "/mlflow.db is held by another process (database is locked): wait for it or end it, then run the command again."
+    )
 
 
 def test_a_server_that_is_not_running_is_soon_named_without_its_password(

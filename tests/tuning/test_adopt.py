@@ -253,8 +253,8 @@ def test_tuned_adopted_trained_and_linked(
     assert "+      optimizer: {name: adam, learning_rate: " in capsys.readouterr().out
     project, changed = plan.project, load_params(plan.project.params)
     assert changed.model("tiny").training.epochs == 2  # those of a trial are the study's affair
-    for adopted in (changed, plan.params):
-        train.run(project, adopted, ModelId("tiny"))
+    for params, seed in ((changed, 1), (plan.params, None)):
+        train.run(project, params.with_seed(seed), ModelId("tiny", seed))
     study, trials = runs_of(plan)
     assert study.data.tags["budget"] == "3 trials, 1 epoch each at most, 1 at once"
     assert study.data.tags["adopted"] == "true"

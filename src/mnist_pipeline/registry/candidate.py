@@ -115,10 +115,8 @@ def write_card(project: Project, params: "Params", candidate: Candidate, run: "R
     Return the facts that it is made of and the card. A UserError says that the model was trained on another split than
     the one in the workspace, so that nothing true could be said about the two together.
     """
-    data, digests = (
-        load_data(project),
-        {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")},
-    )
+    data = load_data(project)
+    digests = {subset: known_digest(project.split / f"{subset}.npz") for subset in ("train", "validation")}
     read = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     if any(read.get(f"{data.name}-{subset}", digest) != digest for subset, digest in digests.items()):
         raise UserError(

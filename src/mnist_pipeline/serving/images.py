@@ -221,14 +221,19 @@ def fit(ink: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.uint8]:
     """
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    ink = _thicken(ink, max(Fraction(have) / (whole * BOX) for have, whole in zip(ink.shape, size, strict=True)))
-    shrink = max(Fraction(have) / (whole * BOX) for have, whole in zip(ink.shape, size, strict=True))
+    ink = _thicken(ink, _shrinkage(ink, size))
+    shrink = _shrinkage(ink, size)  # thicker strokes reach further
     height, width = (max(1, round(side / shrink)) for side in ink.shape)
     small = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
     top, left = (_offset(small.sum(axis=1 - axis), size[axis]) for axis in (0, 1))
     field = np.zeros(size, np.uint8)
     field[top : top + height, left : left + width] = np.rint(small * (255 / small.max()))
     return field
+
+
+def _shrinkage(ink: NDArray[np.float32], size: tuple[int, int]) -> Fraction:
+    """Return how many times smaller ink gets in its box of an image of this size."""
+    return max(Fraction(have) / (whole * BOX) for have, whole in zip(ink.shape, size, strict=True))
 
 
 def _thicken(ink: NDArray[np.float32], shrink: Fraction) -> NDArray[np.float32]:

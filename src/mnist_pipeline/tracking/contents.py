@@ -181,10 +181,9 @@ def link_to_winner(client: "MlflowClient", run_id: str) -> None:
     training = client.get_run(run_id)
     name = client.get_experiment(training.info.experiment_id).name
     experiment = client.get_experiment_by_name(studies_experiment(name))
-    tags = training.data.tags
     found = client.search_runs(
         [experiment.experiment_id] if experiment else [],
-        f"tags.{ADOPTED} = '{tags[PARAMS_DIGEST]}' and tags.model = '{tags['model']}'",
+        f"tags.{ADOPTED} = '{training.data.tags[PARAMS_DIGEST]}'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )

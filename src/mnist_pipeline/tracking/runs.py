@@ -15,6 +15,7 @@ from mnist_pipeline.provenance.git import git
 from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, REPORT, log_contents, log_model
 from mnist_pipeline.tracking.contents import (
+    INPUTS_KEY,
     PARAMS_DIGEST,
     Origin,
     as_metrics,
@@ -81,13 +82,10 @@ class TrainingRun:
         """
         import mlflow
 
-        model_file, step = self.project.model_file(self.model), summary.best_epoch
-        logged = mlflow.get_run(self.run_id).outputs.model_outputs  # by a process that was killed right after
-        model_id = (
-            logged[0].model_id
-            if logged
-            else log_model(mlflow.MlflowClient(), self.run_id, str(self.model), model_file, step)
-        )
+        client, step = mlflow.MlflowClient(), summary.best_epoch
+        file, name = self.project.model_file(self.model), str(self.model)
+        logged = client.get_run(self.run_id).outputs.model_outputs  # by a process that was killed right after
+        model_id = logged[0].model_id if logged else log_model(client, self.run_id, name, file, step)
         metrics = {
             "best_epoch": summary.best_epoch,
             "best_val_accuracy": summary.validation_accuracy,
@@ -98,11 +96,9 @@ class TrainingRun:
             metrics["training_seconds"] = round(seconds, 1)
         mlflow.log_metrics(metrics, step=step, model_id=model_id)
         report = self.project.history(self.model), self.project.training_summary(self.model)
-        log_contents(
-            mlflow.MlflowClient(), self.run_id, {f"{REPORT}/{file.name}": file.read_bytes() for file in report}
-        )
+        log_contents(client, self.run_id, {f"{REPORT}/{each.name}": each.read_bytes() for each in report})
         # Last, because it says that the run has all of the model.
-        mlflow.set_tag(MODEL_DIGEST, file_digest(model_file))
+        mlflow.set_tag(MODEL_DIGEST, file_digest(file))
 
 
 @contextmanager
@@ -199,7 +195,7 @@ def find_run_by_digest(client: "MlflowClient", project: Project, digest: str, ke
     If the key of the stage's inputs is known, a run of other inputs does not count, as after `dvc commit`.
     """
     runs = find_runs(client, project, f"tags.{MODEL_DIGEST} = '{digest}'")
-    return next((run for run in runs if not key or run.data.tags.get("inputs_key", key) == key), None)
+    return next((run for run in runs if not key or run.data.tags.get(INPUTS_KEY, key) == key), None)
 
 
 def _source_tags(project: Project, model: ModelId, origin: Origin) -> dict[str, str]:

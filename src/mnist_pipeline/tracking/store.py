@@ -203,7 +203,10 @@ def what_is_wrong(error: Exception, uri: str = "") -> str | None:
     if any(isinstance(cause, RequestException) and not isinstance(cause, ValueError) for cause in chain):
         reason = redact(str(origin))
         return f"The MLflow server {address} does not answer ({reason}): {_WAYS_OUT}."
-    if isinstance(origin, sqlite3.Error) and getattr(origin, "sqlite_errorcode", 0) & 0xFF in _FILE_ERRORS:
+    code = getattr(origin, "sqlite_errorcode", 0) & 0xFF if isinstance(origin, sqlite3.Error) else 0
+    if code == sqlite3.SQLITE_BUSY:
+        return f"{address} is held by another process ({origin}): wait for it or end it, then run the command again."
+    if code in _FILE_ERRORS:
         return f"{address} cannot be read or written ({origin}): {_ROOM}."
     return None
 
