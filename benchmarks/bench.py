@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -100,7 +100,13 @@ class Job:
     """Folder of the project."""
 
 
-def measure_missing(jobs: Sequence[Job], script: Path, results: Path, tell: Callable[[Record], str]) -> list[Record]:
+def measure_missing(
+    jobs: Sequence[Job],
+    script: Path,
+    results: Path,
+    tell: Callable[[Record], str],
+    commands: Mapping[str, Sequence[str]] | None = None,
+) -> list[Record]:
     """Make the measurements that are not in `results` yet, append each as it ends, and return those of all jobs.
 
     Args:
@@ -108,6 +114,7 @@ def measure_missing(jobs: Sequence[Job], script: Path, results: Path, tell: Call
         script: takes a job as its argument, in JSON; the last line that it prints is the record.
         results: JSON lines.
         tell: what to say of a record, in a few words.
+        commands: how to start Python for a contestant, where it is another one than this.
 
     Raises:
         UserError: a process failed; it has said why.
@@ -117,15 +124,15 @@ def measure_missing(jobs: Sequence[Job], script: Path, results: Path, tell: Call
         say(f"{len(jobs) - len(left)} of {len(jobs)} measurements are in {results} already.")
     results.parent.mkdir(parents=True, exist_ok=True)
     for number, job in enumerate(left, start=1):
-        record = asdict(job) | _measure_in_process(job, script)
+        record = asdict(job) | _measure_in_process(job, script, (commands or {}).get(job.contestant, ()))
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         say(f"{number}/{len(left)}  {job.contestant:<14} seed {job.seed}  {tell(record)}")
     return [record for record in _read(results) if any(_is_of(record, job) for job in jobs)]
 
 
-def _measure_in_process(job: Job, script: Path) -> Record:
-    command = [sys.executable, str(script), json.dumps(asdict(job))]
+def _measure_in_process(job: Job, script: Path, python: Sequence[str]) -> Record:
+    command = [*(python or (sys.executable,)), str(script), json.dumps(asdict(job))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise UserError(f"{script.name} failed for {job.contestant} with seed {job.seed}, status {done.returncode}.")

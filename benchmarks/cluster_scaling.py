@@ -18,9 +18,6 @@ STORAGES = ("journal", "postgres")
 """Where studies are kept; the database runs on the same machine."""
 ROUNDS = 5
 """Trials of each worker."""
-FINISHED = 1_000
-"""The cost of a trial is measured again when so many have ended."""
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -28,6 +25,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     workers: Annotated[str, typer.Option(help="Trials at once, separated by commas.")] = "1,4,16,64,256",
     seconds: Annotated[float, typer.Option(min=0.1, help="How long a trial sleeps.")] = 10,
+    finished: Annotated[int, typer.Option(min=50, help="Trials after which one is measured again.")] = 1_000,
     results: Annotated[Path, typer.Option(help="JSON lines, one per study; two .md go beside it.")] = (
         RESULTS / "cluster_scaling.jsonl"
     ),
@@ -40,7 +38,7 @@ def main(
     counts = [int(count) for count in workers.split(",")]
     root = str(find_project().root)
     scaling = [(storage, count, ROUNDS * count, seconds) for storage in STORAGES for count in counts]
-    growing = [(storage, 4, FINISHED + 50, 0.0) for storage in STORAGES]
+    growing = [(storage, 4, finished + 50, 0.0) for storage in STORAGES]
     jobs = [job_of(root, *terms) for terms in (*scaling, *growing)]
     records = measure_missing(jobs, HERE / "one_scaling.py", results, told)
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GB of memory"
@@ -50,7 +48,7 @@ def main(
         "Milliseconds of the driver per trial, by what it calls; time in which it waits for workers is left out.",
     ]
     publish(results.with_suffix(".md"), scaling_table(records, seconds), notes)
-    publish(results.with_name(f"{results.stem}_growth.md"), growth_table(records), notes)
+    publish(results.with_name(f"{results.stem}_growth.md"), growth_table(records, finished), notes)
 
 
 def job_of(root: str, storage: str, workers: int, trials: int, seconds: float) -> ScalingJob:
@@ -85,14 +83,14 @@ def scaling_table(records: list[Record], seconds: float) -> Grid:
     return Grid(f"Trials of {seconds:g} s", headings, rows)
 
 
-def growth_table(records: list[Record]) -> Grid:
+def growth_table(records: list[Record], finished: int) -> Grid:
     """Return what a trial costs the driver at the beginning of a long study and at its end."""
     found = [record for record in records if not record["seconds"]]
     kinds = sorted({kind for record in found for kind in record["late"]})
     rows = [
-        [record["contestant"], str(finished), f"{sum(costs.values()):.1f}", *(f"{costs.get(k, 0):.1f}" for k in kinds)]
+        [record["contestant"], str(ended), f"{sum(costs.values()):.1f}", *(f"{costs.get(k, 0):.1f}" for k in kinds)]
         for record in found
-        for finished, costs in ((10, record["early"]), (FINISHED, record["late"]))
+        for ended, costs in ((10, record["early"]), (finished, record["late"]))
     ]
     return Grid("Cost of a trial as a study grows", ("study in", "finished", "ms per trial", *kinds), rows)
 

@@ -100,31 +100,27 @@ def watch(clock: Clock) -> None:
     from optuna.storages import JournalStorage, RDBStorage
     from ray.actor import ActorMethod
 
-    from mnist_pipeline.tracking.studies import StudyRun, TrialRun
+    from mnist_pipeline.tracking.studies import StudyRun
     from mnist_pipeline.tuning.tune import Driver
 
     clock.wrap(Driver, "run", "the rest")
     clock.wrap(DefaultSelector, "select", WAITING)
     clock.wrap(ActorMethod, "remote", "Ray")
-    clock.wrap(StudyRun, "start_trial", "MLflow")
-    clock.wrap(TrialRun, "log_epoch end", "MLflow")
+    clock.wrap(StudyRun, "log_trial", "MLflow")
     clock.wrap(optuna.Study, "ask tell get_trials enqueue_trial", "Optuna")
     clock.wrap(optuna.trial.Trial, "report should_prune set_user_attr", "Optuna")
     clock.wrap(optuna.samplers.TPESampler, "sample_relative sample_independent after_trial", "sampler")
     for storage in (JournalStorage, RDBStorage):
         functions = (name for name, value in vars(storage).items() if isfunction(value) and not name.startswith("__"))
         clock.wrap(storage, " ".join(functions), "storage")
-    train, ended = Driver._train, Driver._end
+    train = Driver._train
 
     async def noted_training(self: Driver, worker: Any, trial: Any, tags: Any) -> None:
         clock.starts.setdefault(str(worker), []).append(time.perf_counter())
         await train(self, worker, trial, tags)
-
-    def noted_end(self: Driver, trial: Any, end: Any, *, stopped: bool = False) -> None:
-        ended(self, trial, end, stopped=stopped)
         clock.after_trial.append(dict(clock.seconds))
 
-    Driver._train, Driver._end = noted_training, noted_end
+    Driver._train = noted_training
 
 
 def sleeping(seconds: float) -> type:

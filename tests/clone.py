@@ -1,13 +1,11 @@
 """A clone of the working tree, for what needs all of the project and the real MNIST."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from mnist_pipeline.data.idx import RAW_FILES
+from repository import environment, git, run
 from small_project import ROOT
 
 
@@ -16,27 +14,19 @@ class Clone:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(root / "src"),  # the clone's code, not the one that is installed
-        }
+        self.environment = environment(PYTHONPATH=str(root / "src"))  # the clone's code, not the one that is installed
         if all((ROOT / "data" / "raw" / name).exists() for name in RAW_FILES):
             self.environment["MNIST_MIRROR"] = str(ROOT / "data" / "raw")
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=900
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return run(self.root, *command, **self.environment)
 
     def repro(self, *targets: str) -> set[str]:
         """Run `dvc repro` and return the stages that it executed."""
         return set(re.findall(r"Running stage '([^']+)'", self.run("dvc", "repro", *targets)))
 
     def commit(self, message: str) -> None:
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-am", message)
+        git(self.root, "commit", "--quiet", "-am", message)
 
     def edit(self, old: str, new: str) -> None:
         params = self.root / "params.yaml"
@@ -47,11 +37,8 @@ class Clone:
 
 def clone_working_tree(root: Path) -> Clone:
     """Return what a user would get from git, were the working tree committed now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, root / name)

@@ -1,5 +1,6 @@
 """Fixtures of several test modules."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,13 +9,23 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from mnist_pipeline.cli import main
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.training.params import Params, load_params
 from small_project import make_project
+from typed import Mnist, Said
 
 # The same examples in each run, so that a test fails for everyone or for nobody.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+FIRST = ("end_to_end", "training", "reproduction", "tracking", "tuning")
+"""Folders of the files that take longest: neither of two processes shall be left alone with one in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the others stay in their order."""
+    items.sort(key=lambda item: FIRST.index(item.path.parent.name) if item.path.parent.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +56,19 @@ def project(tmp_path: Path) -> Project:
 def params(project: Project) -> Params:
     """The parameters of `project`."""
     return load_params(project.params)
+
+
+@pytest.fixture
+def mnist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Mnist:
+    """Types a command of `mnist` in a folder, and returns what it said."""
+
+    def type_words(words: str, folder: Path) -> Said:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["mnist", *words.split()])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return Said(end.value.code, said.out, said.err)
+
+    return type_words

@@ -1,5 +1,6 @@
 """A small project as a git repository, for tests of what is recorded of one."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -15,11 +16,23 @@ MODULE = "src/mnist_pipeline/training/trainer.py"
 IGNORED = "/data/\n/models/\n/mlruns/\n/mlflow.db*\n/.checkpoints/\n__pycache__/\n/ignored.py\n"
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Return what programs are started with: those of this Python environment come first."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **more}
+
+
+def run(folder: Path, *command: str, **more: str) -> str:
+    """Run a program, with more variables, that has to end well; return what it prints."""
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def git(folder: Path, *arguments: str) -> str:
     """Return what a git command prints."""
-    who = ("-c", "user.name=t", "-c", "user.email=t@example.org")
-    done = subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    return done.stdout
+    return run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments)
 
 
 def commit(folder: Path) -> None:
@@ -34,7 +47,7 @@ def commit(folder: Path) -> None:
 def dvc(folder: Path, *commands: str) -> None:
     """Run DVC's commands in one process, which takes a second or two to start."""
     code = "import sys; from dvc.cli import main; sys.exit(any(main(command.split()) for command in sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, *commands], cwd=folder, capture_output=True, check=True)
+    run(folder, sys.executable, "-c", code, *commands)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A damaged file is one sentence that names it and the way out, whichever command meets it first; never a traceback."""
 
 import json
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -9,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mnist_pipeline.cli import main
 from mnist_pipeline.core.files import file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.stages import evaluate, train
 from mnist_pipeline.training.params import load_params
 from small_project import make_project
+from typed import Mnist
 
 CONFLICT = b"<<<<<<< HEAD\nmd5: 1\n=======\nmd5: 2\n>>>>>>> other\n"
 BINARY = b"\x93NUMPY\x01\x00\xff\xfe\n\x00"
@@ -65,6 +64,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         yield project
 
 
+@pytest.fixture
+def complain(mnist: Mnist, monkeypatch: pytest.MonkeyPatch) -> Mnist:
+    """Types a command in an experiment of its own, where `sync` has to restore the run."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"lost-{time.monotonic_ns()}")
+    return mnist
+
+
 @pytest.mark.parametrize(
     ("file", "content", "command"),
     [
@@ -74,16 +80,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     ],
 )
 def test_one_sentence_names_the_file_and_the_way_out(
-    trained: Project,
-    file: str,
-    content: bytes,
-    command: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    complain: Mnist, trained: Project, file: str, content: bytes, command: str
 ) -> None:
     path = trained.root / file
     with replaced(path, content):
-        said = complaint(trained, command, capsys, monkeypatch)
+        said = complain(command, trained.root).refusal
     assert str(path) in said
     assert said.count("`") >= 2
     if content == CONFLICT and path.suffix != ".keras":
@@ -91,24 +92,20 @@ def test_one_sentence_names_the_file_and_the_way_out(
         assert f"git checkout --theirs {path}" in said
 
 
-def test_a_key_that_lacks_or_has_another_type_is_named(
-    trained: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_that_lacks_or_has_another_type_is_named(complain: Mnist, trained: Project) -> None:
     path = trained.training_summary("mlp")
     content = json.loads(path.read_bytes())
     for damaged in ({key: content[key] for key in content if key != "best_epoch"}, content | {"best_epoch": "8"}):
         with replaced(path, json.dumps(damaged).encode()):
-            said = complaint(trained, "evaluate mlp", capsys, monkeypatch)
+            said = complain("evaluate mlp", trained.root).refusal
         assert "best_epoch" in said
         assert "run `mnist train mlp` again, or `dvc repro`" in said
 
 
-def test_a_truncated_model_is_refused(
-    trained: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_truncated_model_is_refused(complain: Mnist, trained: Project) -> None:
     path = trained.model_file("mlp")
     with replaced(path, path.read_bytes()[:-1_000]):
-        said = complaint(trained, "evaluate mlp", capsys, monkeypatch)
+        said = complain("evaluate mlp", trained.root).refusal
     assert f"{path} cannot be loaded as a Keras model" in said
     assert "run `mnist train mlp` again" in said
 
@@ -120,21 +117,3 @@ def replaced(path: Path, content: bytes) -> Generator[None]:
     path.write_bytes(content)
     yield
     path.unlink() if intact is None else path.write_bytes(intact)
-
-
-def complaint(
-    project: Project, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """Return the one line that a command says to standard error before it ends with status 1."""
-    monkeypatch.chdir(project.root)
-    monkeypatch.setattr(sys, "argv", ["mnist", *command.split()])
-    # In an experiment of its own, where `sync` has to restore the run.
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"lost-{time.monotonic_ns()}")
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main()
-    said = capsys.readouterr().err
-    assert stop.value.code == 1
-    assert said.startswith("error: ")
-    assert len(said.splitlines()) == 1
-    return said

@@ -10,7 +10,7 @@ from typing import Any, Never
 
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.registry.contest import COMPARED_WITH
-from mnist_pipeline.registry.registry import CHAMPION, Registry, Version, bearer, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, Registry, Version, open_registry
 from mnist_pipeline.tracking.store import open_store
 
 
@@ -82,7 +82,7 @@ def contend(root: str, environment: dict[str, str], rounds: int) -> None:
     project = find_project(Path(root))
     for _ in range(rounds):
         with open_registry(project) as registry:
-            champion = bearer(registry.versions(), CHAMPION)
+            champion = registry.find(CHAMPION)
             version = add_version(project, Path(root).name)
             registry.tag(version, {COMPARED_WITH: champion.number if champion else "none"})
             registry.promote(version)

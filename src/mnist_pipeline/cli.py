@@ -3,6 +3,8 @@
 Everything heavy is imported inside the command that needs it, so that `mnist --help` answers at once.
 """
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -66,6 +68,7 @@ def run_command(application: Callable[[], object]) -> None:
     """Run a Typer app; a user's mistake is one sentence and status 1, an interruption one line and status 130."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
     signal.signal(signal.SIGTERM, _interrupt)
+    atexit.register(gc.freeze)  # or the interpreter would look for garbage in all of TensorFlow, for seconds
     try:
         application()
     except Exception as error:
@@ -138,8 +141,7 @@ def normalize() -> None:
 @app.command(rich_help_panel=PIPELINE)
 def train(name: ModelName, seed: Seed = None, offline: Offline = False) -> None:
     """Train one model on train and validation; write `models/NAME` and an MLflow run."""
-    project, params, model = _open_model(name, seed)
-    _reach_server(project, offline=offline)
+    project, params, model = _open_model(name, seed, offline=offline)
     with held(project.training_lock(model), f"{model} is being trained", "train another seed of it with --seed"):
         with quiet_native_logs():
             from mnist_pipeline.stages import train as stage
@@ -150,8 +152,7 @@ def train(name: ModelName, seed: Seed = None, offline: Offline = False) -> None:
 @app.command(rich_help_panel=PIPELINE)
 def evaluate(name: ModelName, seed: Seed = None, offline: Offline = False) -> None:
     """Measure `models/NAME` on the test split; write `reports/NAME`, also to MLflow."""
-    project, params, model = _open_model(name, seed)
-    _reach_server(project, offline=offline)
+    project, params, model = _open_model(name, seed, offline=offline)
     with quiet_native_logs():
         from mnist_pipeline.stages import evaluate as stage
 
@@ -164,22 +165,23 @@ def register(offline: Offline = False) -> None:
 
     Both are compared on validation images.
     """
-    project, params = _open()
-    _reach_server(project, offline=offline)
+    project, params = _open(offline=offline)
     from mnist_pipeline.stages import register as stage
 
     stage.run(project, params)
 
 
 @app.command(rich_help_panel=EXPERIMENTS)
-def sync() -> None:
+def sync(
+    check_all: Annotated[bool, typer.Option("--all", help="Check the versions without an alias, too.")] = False,
+) -> None:
     """Give MLflow what it lacks of the models in `models/`, the versions and the studies."""
     from mnist_pipeline.registry.sync import lacks_best, sync_versions
     from mnist_pipeline.tracking.sync import sync as run
 
     project, params = _open()
     found = run(project, params)
-    sync_versions(project, params, found)
+    sync_versions(project, params, found, everything=check_all)
     for line in found.restored:
         say(line)
     for line in found.lost:
@@ -262,8 +264,7 @@ def tune(
     """Search better parameters in `tune.space.NAME` of params.yaml; can be resumed."""
     from mnist_pipeline.tuning.plan import Plan
 
-    project, params = _open()
-    _reach_server(project, offline=offline)
+    project, params = _open(offline=offline)
     plan = Plan(
         project, params, name, study or name, trials, timeout, epochs, objective, max_parameters, adopt, storage
     )
@@ -354,11 +355,15 @@ def augment(
 
 
 @app.command(rich_help_panel=MODELS)
-def models() -> None:
+def models(
+    show_all: Annotated[
+        bool, typer.Option("--all", help="All versions, not only the newest 20 and those with an alias.")
+    ] = False,
+) -> None:
     """Print the registered versions: aliases, accuracies, training data, commit."""
     from mnist_pipeline.registry.catalogue import show_models
 
-    show_models(find_project())
+    show_models(find_project(), everything=show_all)
 
 
 @app.command(rich_help_panel=MODELS)
@@ -466,28 +471,29 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _open() -> "tuple[Project, Params]":
-    """Find the project and check its parameters, all of them, before any stage starts work."""
+def _open(*, offline: bool | None = None) -> "tuple[Project, Params]":
+    """Find the project and check its parameters, all of them, before any stage starts work.
+
+    A command that can do without MLflow's server says whether it is to be `offline`; if not, it is met here, before
+    seconds go into importing TensorFlow.
+    """
     from mnist_pipeline.training.params import load_params
     from mnist_pipeline.tuning.params import tune_params
 
     project = find_project()
     params = load_params(project.params)
     tune_params(params)
+    if offline:
+        os.environ["MNIST_OFFLINE"] = "1"
+    if offline is not None:
+        from mnist_pipeline.tracking.store import reach
+
+        reach(project)
     return project, params
 
 
-def _reach_server(project: Project, *, offline: bool) -> None:
-    """Meet MLflow's server before seconds go into importing TensorFlow, unless it is not to be asked."""
-    from mnist_pipeline.tracking.store import reach
-
-    if offline:
-        os.environ["MNIST_OFFLINE"] = "1"
-    reach(project)
-
-
-def _open_model(name: str, seed: int | None) -> "tuple[Project, Params, ModelId]":
+def _open_model(name: str, seed: int | None, *, offline: bool) -> "tuple[Project, Params, ModelId]":
     """Do as `_open`, for one model and, if it is given, another seed."""
-    project, params = _open()
+    project, params = _open(offline=offline)
     params.model(name)
     return project, params.with_seed(seed), ModelId(name, seed)

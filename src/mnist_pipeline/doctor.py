@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mnist_pipeline.core.console import console
 from mnist_pipeline.core.errors import UserError, explain
 from mnist_pipeline.core.project import Project, find_project
+from mnist_pipeline.data.idx import RAW_FILES
 from mnist_pipeline.provenance.environment import code_tags
 from mnist_pipeline.provenance.pipeline import make_ready
 from mnist_pipeline.provenance.redaction import public_uri
@@ -46,7 +47,7 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
         yield "params", lambda: f"valid, trains {', '.join(load_params(project.params).train)}"
         yield "pipeline", lambda: make_ready(project) or "dvc.yaml and dvc.lock can be read"
         yield "git", lambda: _git(project)
-        yield "store", lambda: _store(project)
+        yield "store", lambda: open_store(project) and public_uri(tracking_uri(project))
         yield "data", lambda: _data(project)
 
 
@@ -75,15 +76,7 @@ def _git(project: Project) -> str:
     return f"{state['git_commit'][:7]} on {state['mlflow.source.git.branch']}{changed}"
 
 
-def _store(project: Project) -> str:
-    open_store(project)
-    return public_uri(tracking_uri(project))
-
-
 def _data(project: Project) -> str:
-    from mnist_pipeline.data.idx import RAW_FILES
-
-    missing = [name for name in RAW_FILES if not (project.raw / name).is_file()]
-    if missing:
+    if missing := [name for name in RAW_FILES if not (project.raw / name).is_file()]:
         return f"not downloaded yet ({len(missing)} of {len(RAW_FILES)} files missing): `mnist download` or `dvc repro`"
     return "all four raw files are there" + ("" if project.split.is_dir() else "; not split yet: run `dvc repro`")

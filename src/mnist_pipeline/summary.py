@@ -14,12 +14,6 @@ from mnist_pipeline.core.records import read_json
 from mnist_pipeline.registry.candidate import read_best
 from mnist_pipeline.training.params import Params
 
-COLUMNS = {
-    "validation accuracy": "{0.val_accuracy:.2%}",
-    "test accuracy": "{0.test_accuracy:.2%}",
-    "parameters": "{0.parameters:,}",
-}
-"""What each column shows of a model's `Results`."""
 NEXT_STEPS = {
     "ui": "browse the runs and the registered model in MLflow",
     "tune cnn --trials 20": "search better hyperparameters with Optuna",
@@ -41,21 +35,17 @@ class Results:
 
 
 def show(project: Project, params: Params) -> None:
-    """Print one row per model of `train` in `params.yaml` and the next steps.
-
-    Raises:
-        UserError: nothing is trained yet.
-    """
+    """Print one row per model of `train` in `params.yaml` and the next steps; a UserError says that none is trained."""
     trained = {name: _results(project, name) for name in params.train}
     if not any(trained.values()):
         raise UserError("No model is trained yet: run `dvc repro` (or `make run`) first.")
     best = read_best(project)
     table = Table("model", title="Trained models", title_justify="left")
-    for heading in COLUMNS:
+    for heading in ("validation accuracy", "test accuracy", "parameters"):
         table.add_column(heading, justify="right")
     table.add_column("")
-    for name, results in trained.items():
-        cells = (form.format(results) if results else "-" for form in COLUMNS.values())
+    for name, of in trained.items():
+        cells = (f"{of.val_accuracy:.2%}", f"{of.test_accuracy:.2%}", f"{of.parameters:,}") if of else ("-", "-", "-")
         table.add_row(name, *cells, "best" if best and name == best.model else "")
     console().print(table)
     width = max(map(len, NEXT_STEPS))

@@ -18,7 +18,7 @@ from mnist_pipeline.core.records import read_json
 from mnist_pipeline.data.dataset import Subset, load_test, load_train, load_validation
 from mnist_pipeline.data.idx import images_name, labels_name
 from mnist_pipeline.data.params import Split
-from mnist_pipeline.data.split import check_split, count_duplicates, split_indices
+from mnist_pipeline.data.split import count_duplicates, split_indices
 from mnist_pipeline.stages import split as stage
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -42,7 +42,6 @@ def test_every_split_is_disjoint_complete_and_stratified(size: int, seed: int) -
     for part in (train, validation):
         exact = np.bincount(LABELS) * len(part) / len(LABELS)
         assert np.all(np.abs(np.bincount(LABELS[part], minlength=10) - exact) < 1)
-    check_split(LABELS, train, validation)
 
 
 def test_the_seed_decides() -> None:
@@ -63,21 +62,6 @@ def test_a_class_too_rare_to_be_in_both_is_refused() -> None:
         split_indices(labels, 30, 0, CLASSES)
     with pytest.raises(UserError, match=r"The class 9 has 1 of the 541 images to train on, but needs 2"):
         split_indices(labels[:-1], 30, 0, CLASSES)
-
-
-def test_the_check_finds_every_kind_of_wrong_split() -> None:
-    train, validation = split_indices(LABELS, 60, 0, CLASSES)
-    with pytest.raises(RuntimeError, match="in neither"):
-        check_split(LABELS, train[1:], validation)
-    with pytest.raises(RuntimeError, match="in train and validation"):
-        check_split(LABELS, train, np.append(validation, train[0]))
-    ordered = np.argsort(LABELS, kind="stable")
-    with pytest.raises(RuntimeError, match="class is missing"):
-        check_split(LABELS, ordered[60:], ordered[:60])
-    by_class = [np.flatnonzero(label == LABELS) for label in range(10)]
-    uneven = np.concatenate([by_class[0][:10], *(some[:5] for some in by_class[1:])])
-    with pytest.raises(RuntimeError, match="not in proportion"):
-        check_split(LABELS, np.setdiff1d(np.arange(600), uneven), uneven)
 
 
 def test_repeated_images_are_counted_within_and_across() -> None:

@@ -2,25 +2,19 @@
 
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from repository import environment, run
 from servers import DEPLOYED
 from small_project import ROOT
 
 
 def check(*command: str) -> None:
     """Run a program of the development environment on a file of deploy/."""
-    program = shutil.which(command[0], path=Path(sys.executable).parent) or shutil.which(command[0])
-    if program is None:
+    if not shutil.which(command[0], path=environment()["PATH"]):
         pytest.skip(f"the development environment has {command[0]}")
-    done = subprocess.run(
-        [program, *command[1:]], cwd=ROOT / "deploy", capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(ROOT / "deploy", *command)
 
 
 def test_the_dockerfile_follows_the_rules_of_hadolint() -> None:

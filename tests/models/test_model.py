@@ -1,6 +1,6 @@
 """Models are what their parameters say, take raw pixels, and are equal files if they are equal."""
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,11 @@ import pytest
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.normalize import fit
 from mnist_pipeline.data.params import Data
+from mnist_pipeline.evaluation.metrics import predict_probabilities
+from mnist_pipeline.models.model import build_model, load_model, save_model
 from mnist_pipeline.models.params import CnnArchitecture, MlpArchitecture, Scheme
 from mnist_pipeline.training.params import load_params
+from repository import run
 from small_project import MNIST, ROOT
 
 keras = pytest.importorskip("keras")
@@ -36,8 +39,6 @@ def cnn(blocks: list[tuple[int, int]], **changes: Any) -> CnnArchitecture:
 
 
 def build(architecture: MlpArchitecture | CnnArchitecture, scheme: Scheme = "unit", data: Data = MNIST) -> Any:
-    from mnist_pipeline.models.model import build_model
-
     return build_model(architecture, scheme, STATISTICS, data)
 
 
@@ -85,9 +86,6 @@ def test_l2_is_keras_normalize_along_axis_1() -> None:
 
 @pytest.mark.parametrize("scheme", ["unit", "standard", "symmetric", "l2"])
 def test_a_saved_model_takes_raw_pixels_and_gives_probabilities(scheme: Scheme, tmp_path: Path) -> None:
-    from mnist_pipeline.evaluation.metrics import predict_probabilities
-    from mnist_pipeline.models.model import load_model, save_model
-
     model = build(cnn([(4, 3)]), scheme)
     save_model(model, tmp_path / "model.keras")
     loaded = load_model(tmp_path / "model.keras")
@@ -98,30 +96,20 @@ def test_a_saved_model_takes_raw_pixels_and_gives_probabilities(scheme: Scheme, 
     np.testing.assert_array_equal(probabilities, predict_probabilities(model, RAW))
 
 
-SAVE = """
-import sys
-sys.path[:0] = ["tests", "tests/models"]
-import keras
-from pathlib import Path
-from mnist_pipeline.models.model import save_model
-from test_model import build, cnn, mlp
-for _ in range(int(sys.argv[2])):
-    build(mlp())  # so that Keras counts its automatic names from elsewhere
-keras.utils.set_random_seed(1)
-save_model(build(cnn([(4, 3), (8, 3)], dropout=0.5, dense_units=[16], batch_normalization=True)), Path(sys.argv[1]))
-"""
+def save(path: Path) -> None:
+    keras.utils.set_random_seed(1)
+    save_model(build(cnn([(4, 3), (8, 3)], dropout=0.5, dense_units=[16], batch_normalization=True)), path)
 
 
 def test_equal_models_of_two_processes_are_equal_files(tmp_path: Path) -> None:
-    for name, others in (("one", 0), ("two", 3)):
-        command = [sys.executable, "-c", SAVE, str(tmp_path / f"{name}.keras"), str(others)]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert (tmp_path / "one.keras").read_bytes() == (tmp_path / "two.keras").read_bytes()
+    build(mlp())  # so that Keras counts its automatic names from elsewhere
+    save(tmp_path / "here.keras")
+    code = f"from pathlib import Path; import test_model; test_model.save(Path({str(tmp_path / 'there.keras')!r}))"
+    run(ROOT, sys.executable, "-c", code, PYTHONPATH=os.pathsep.join(sys.path))
+    assert (tmp_path / "here.keras").read_bytes() == (tmp_path / "there.keras").read_bytes()
 
 
 def test_what_is_no_model_of_this_project_is_refused(tmp_path: Path) -> None:
-    from mnist_pipeline.models.model import load_model, save_model
-
     good = tmp_path / "good.keras"
     save_model(build(mlp()), good)
     for name, content in {"text": b"no model", "empty": b"", "cut": good.read_bytes()[:-500]}.items():
@@ -162,8 +150,6 @@ def test_an_architecture_that_leaves_nothing_of_small_images_is_refused() -> Non
 
 
 def test_a_model_of_other_data_is_refused_where_it_is_to_be_used_on_these(tmp_path: Path) -> None:
-    from mnist_pipeline.models.model import load_model, save_model
-
     save_model(build(mlp()), tmp_path / "model.keras")
     load_model(tmp_path / "model.keras", data=MNIST)
     for other, said in (

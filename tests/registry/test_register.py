@@ -24,7 +24,7 @@ from mnist_pipeline.models.model import load_model
 from mnist_pipeline.registry import contest
 from mnist_pipeline.registry.candidate import Best, Candidate
 from mnist_pipeline.registry.catalogue import load_champion, rollback
-from mnist_pipeline.registry.registry import Registry, Version, bearer
+from mnist_pipeline.registry.registry import Registry, Version
 from mnist_pipeline.stages import evaluate, train
 from mnist_pipeline.stages import register as stage
 from mnist_pipeline.tracking.contents import Evaluation
@@ -48,7 +48,7 @@ class Workspace:
         stage.run(self.project, self.params.model_copy(update={"train": names}))
 
     def bearer(self, alias: str) -> Version | None:
-        return bearer(Registry.open(self.project).versions(), alias)
+        return Registry.open(self.project).find(alias)
 
     def titles(self) -> dict[str, str]:
         versions = Registry.open(self.project).versions()
@@ -88,12 +88,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 
 def variant(mlp: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """Return a perceptron without augmentation, trained for so long."""
-    return {
-        "normalization": "unit",
+    """Return a perceptron that is trained for so long."""
+    return mlp | {
         "architecture": mlp["architecture"] | {"hidden_units": [64]},
         "training": mlp["training"] | {"epochs": epochs, "batch_size": 25},
-        "augmentation": {**dict.fromkeys(mlp["augmentation"], 0), "elastic_smoothing": 4, "flip": False},
     }
 
 
@@ -326,7 +324,7 @@ def test_a_champion_whose_file_is_lost_is_not_replaced_silently(workspace: Works
     (folder / "MLmodel").write_text("damaged: [")
     try:
         with pytest.raises(
-            UserError, match=r"The files of models:/mnist/1 are lost or damaged .* `mnist sync` restores"
+            UserError, match=r"The files of models:/mnist/1 are lost or damaged .* `mnist sync --all` restores"
         ):
             workspace.register("strong")
     finally:
@@ -355,5 +353,20 @@ def test_a_champion_for_other_classes_is_replaced_without_a_comparison(
     assert "without a comparison: the split or the data changed, and that one is for another size of images" in line
     previous = other.bearer("previous")
     assert previous is not None
-    with pytest.raises(UserError, match=r"models:/mnist/1 takes images of 28x28 pixels and tells 10 classes apart"):
+    with pytest.raises(UserError, match=r"models:/mnist/1 tells 0, 1, .* apart, in this order, but data\.classes"):
         Registry.open(other.project).load(previous)
+
+
+def test_a_version_whose_classes_have_another_order_is_refused_until_it_is_registered_anew(
+    workspace: Workspace,
+) -> None:
+    workspace.register("strong")
+    content: Any = YAML().load(workspace.project.params)
+    content["data"]["classes"].reverse()
+    YAML().dump(content, workspace.project.params)
+    with pytest.raises(UserError, match=r"models:/mnist/1 tells 0, 1, .*, 9 apart, in this order, but data\.classes"):
+        load_champion(workspace.project)
+    workspace.register("strong")
+    assert (champion := workspace.bearer("champion"))
+    assert champion.number == "2"
+    load_champion(workspace.project)

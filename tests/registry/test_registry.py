@@ -10,10 +10,13 @@ import pytest
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project, find_project
-from mnist_pipeline.registry import turns
+from mnist_pipeline.registry import catalogue, turns
 from mnist_pipeline.registry.catalogue import rollback, show_models
-from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, bearer, open_registry
+from mnist_pipeline.registry.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, open_registry
+from mnist_pipeline.registry.sync import sync_versions
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.sync import Agreement
+from mnist_pipeline.training.params import load_params
 from small_project import ROOT
 from versions import add_version, die_at
 
@@ -85,7 +88,7 @@ def test_a_rollback_goes_back_and_another_one_forth(project: Project, capsys: py
     assert "champion is version 2 (two) again, instead of version 3 (three)" in capsys.readouterr().out
     assert titles(project) == {CHAMPION: "two", PREVIOUS: "three"}
     assert labelled(project) == {"two": "version 2"}
-    left = bearer(Registry.open(project).versions(), PREVIOUS)
+    left = Registry.open(project).find(PREVIOUS)
     assert left is not None
     assert left.rolled_back
     assert left.tags["rolled_back_to"] == "2"
@@ -113,6 +116,26 @@ def test_the_versions_are_listed_newest_first(project: Project, capsys: pytest.C
     ]
 
 
+def test_of_many_versions_the_newest_and_those_with_an_alias_are_listed(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(catalogue, "NEWEST", 1)
+    crown(project, "1")
+    for everything, names in ((False, ["three", "one"]), (True, ["three", "two", "one"])):
+        show_models(project, everything=everything)
+        said = capsys.readouterr().out
+        rows = [line.split("│") for line in said.splitlines() if line.startswith("│")]
+        assert [row[3].strip() for row in rows] == names
+        assert ("`mnist models --all`" in said) is not everything
+
+
+def test_sync_checks_the_versions_with_an_alias_or_if_asked_all(project: Project) -> None:
+    crown(project, "2")
+    for everything, numbers in ((False, "2"), (True, "321")):
+        sync_versions(project, load_params(project.params), found := Agreement(), everything=everything)
+        assert [line.partition(" (")[0] for line in found.lost] == [f"version {number}" for number in numbers]
+
+
 def test_a_registry_without_versions_says_what_to_run(tmp_path: Path, store: bytes) -> None:
     for file in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / file, tmp_path)
@@ -124,7 +147,7 @@ def test_a_registry_without_versions_says_what_to_run(tmp_path: Path, store: byt
 def test_what_was_deleted_in_mlflow_stands_in_nobodys_way(project: Project) -> None:
     crown(project, "1", "2", "3")
     client = open_store(project)
-    champion = bearer(Registry.open(project).versions(), CHAMPION)
+    champion = Registry.open(project).find(CHAMPION)
     assert champion is not None
     client.delete_run(champion.run_id)
     client.delete_model_version("mnist", "2")

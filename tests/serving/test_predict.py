@@ -1,5 +1,6 @@
 """`mnist predict` reads pictures with the model that is named, and says what is wrong before it loads anything."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.serving.predict import find_trained, run
+from mnist_pipeline.serving.images import InputImage
+from mnist_pipeline.serving.predict import as_json, find_trained, render, run
 from small_project import MNIST
+
+PIXELS = np.zeros((28, 28), np.uint8)
+PIXELS[5:23, 13:16] = 255
+IMAGE = InputImage(Path("one[1].png"), PIXELS, inverted=True)
+PROBABILITIES = np.array([0.1, 0.74, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02], np.float32)
 
 
 def refuse_to_load() -> Any:
@@ -52,3 +60,35 @@ def test_a_model_that_is_not_there_is_refused_with_the_nearest_name(project: Pro
     assert find_trained(project, "cnn") == project.model_file("cnn")
     with pytest.raises(UserError, match=r"--model cmn.*did you mean `cnn`.*cnn, mlp"):
         find_trained(project, "cmn")
+
+
+def printed(*, terminal: bool = False) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80, soft_wrap=True)
+    with console.capture() as shown:
+        console.print(render(MNIST, IMAGE, PROBABILITIES))
+    return shown.get()
+
+
+def test_the_answer_the_digit_and_ten_bars_are_shown() -> None:
+    head, *rows = printed().splitlines()
+    assert head == "one[1].png: 1 (74.00%)"
+    assert len(rows) == 14
+    assert [row[13:16] for row in rows] == ["   "] * 2 + ["▄▄▄"] + ["███"] * 8 + ["▀▀▀"] + ["   "] * 2
+    bars = [row.count("━") for row in rows if row.rstrip().endswith("%")]
+    assert len(bars) == 10
+    assert bars[1] == max(bars) == int(0.74 * 30)
+    assert bars[0] == 3
+    assert max(map(len, rows)) < 80
+
+
+def test_a_log_gets_no_colour_codes_and_a_terminal_does() -> None:
+    assert "\x1b" not in printed()
+    assert "\x1b[" in printed(terminal=True)
+
+
+@pytest.mark.parametrize("index", [None, 7])
+def test_json_says_all_there_is(index: int | None) -> None:
+    image = InputImage(IMAGE.file, PIXELS, inverted=True, index=index)
+    answer = json.loads(json.dumps(as_json(MNIST, image, PROBABILITIES), allow_nan=False))
+    assert answer.pop("probabilities") == pytest.approx(PROBABILITIES.tolist())
+    assert answer == {"file": "one[1].png", "index": index, "label": 1, "class_name": "1", "inverted": True}

@@ -22,7 +22,8 @@ from mnist_pipeline.core.files import file_digest, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.stages import evaluate, register
 from mnist_pipeline.tracking import outbox
-from mnist_pipeline.tracking.runs import TrainingRun, training_run
+from mnist_pipeline.tracking.contents import artifacts_page
+from mnist_pipeline.tracking.runs import TrainingRun, epoch_metrics, training_run
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
 from mnist_pipeline.tracking.studies import StudyRun, TrialEnd, study_run
 from mnist_pipeline.tracking.sync import sync
@@ -264,6 +265,7 @@ DIES = """
 import os, signal, sys
 from mnist_pipeline.core.project import ModelId, find_project
 from mnist_pipeline.tracking import outbox
+from mnist_pipeline.tracking.contents import artifacts_page
 from mnist_pipeline.tracking.runs import training_run
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import load_params
@@ -320,11 +322,8 @@ def test_a_study_goes_on_without_its_server_and_is_told_later(server: Proxy, pro
     def session(*numbers: int, mood: Mood) -> None:
         with study_run(project, study, study, definition) as record:
             for number in numbers:
-                trial = record.start_trial(number, {"architecture.dropout": 0.1 * number})
                 server.mood = mood
-                trial.log_epoch(epoch(1))
-                trial.log_epoch(epoch(2))
-                trial.end(ended(number))
+                record.log_trial(ended(number), {})
             record.log_result({"trials_complete": len(numbers)}, {"best.yaml": "a: 1\n"})
 
     session(0, 1, mood="well")
@@ -340,13 +339,15 @@ def test_a_study_goes_on_without_its_server_and_is_told_later(server: Proxy, pro
     assert {number: steps(client, run) for number, run in runs.items()} == {number: [1, 2] for number in range(4)}
     assert runs[3].data.params == {"architecture.dropout": str(0.1 * 3)}
     assert files(client, record.run) == {"best.yaml": 5}
+    assert f"({artifacts_page(record.run)}/trials.csv)" in record.run.data.tags["mlflow.note.content"]
     experiment = client.get_experiment_by_name(tuning_experiment_name(project))
     everything = client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{record.run_id}'")
     assert len(everything) == 4
 
 
 def ended(number: int) -> TrialEnd:
-    return TrialEnd(number, "complete", {"architecture.dropout": 0.1 * number}, {}, {}, "val_loss", None)
+    epochs = epoch_metrics(epoch(1)) + epoch_metrics(epoch(2))
+    return TrialEnd(number, "complete", {"architecture.dropout": 0.1 * number}, {}, epochs, None)
 
 
 @pytest.mark.parametrize("command", ["train mlp", "evaluate mlp", "register", "tune mlp", "sync", "models", "rollback"])

@@ -25,6 +25,7 @@ from mnist_pipeline.tracking.artifacts import logged_model_id
 from mnist_pipeline.tracking.page.views import MODELS_VIEWS, TRIALS_VIEWS
 from mnist_pipeline.tracking.runs import find_run_by_digest, training_run
 from mnist_pipeline.tracking.store import open_store
+from mnist_pipeline.tracking.studies import TrialEnd, study_run
 from mnist_pipeline.tracking.sync import sync
 from mnist_pipeline.training.params import Params, load_params
 from small_project import ROOT, draw_digits, make_project
@@ -336,6 +337,25 @@ def test_a_run_whose_process_was_killed_does_not_stay_running(project: Project, 
     with training_run(project, params, ModelId("cnn"), tags={}) as other:
         assert client.get_run(run.run_id).info.status == "KILLED"
         assert client.get_run(other.run_id).info.status == "RUNNING"
+
+
+def test_a_study_that_nobody_goes_on_with_and_a_trial_that_it_has_forgotten_do_not_stay_running(
+    project: Project, params: Params
+) -> None:
+    definition = {"model": "mlp", "data.train": "a" * 32, "data.validation": "b" * 32}
+    with study_run(project, "mlp", "study", definition) as study:
+        client = study.client
+        for number in (0, 1):
+            study.log_trial(TrialEnd(number, "complete", {}, {}, [], None), {})
+        study.forget(1)
+        ((number, trial),) = study.trial_runs().items()
+        assert number == 0
+    for run_id in (study.run_id, trial.info.run_id):
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "process", "999999999 1.00")
+    with training_run(project, params, ModelId("mlp"), tags={}):
+        pass
+    assert {client.get_run(run_id).info.status for run_id in (study.run_id, trial.info.run_id)} == {"KILLED"}
 
 
 def test_a_store_that_cannot_be_used_is_named_without_its_password(

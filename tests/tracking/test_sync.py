@@ -29,9 +29,10 @@ from mnist_pipeline.registry.sync import lacks_best, sync_versions
 from mnist_pipeline.reproduction.lineage import walk
 from mnist_pipeline.stages import register
 from mnist_pipeline.tracking.store import open_store
-from mnist_pipeline.tracking.sync import sync
+from mnist_pipeline.tracking.sync import sync, with_values
 from mnist_pipeline.training.params import load_params
-from small_project import tiny_params
+from repository import dvc
+from small_project import ROOT, tiny_params
 
 PIPELINE = """\
 stages:
@@ -189,10 +190,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         (root / ".gitignore").write_text("/data/\n/models/\n/reports/\n/mlruns/\n/mlflow.db*\n__pycache__/\n")
         workspace = Workspace(root)
         workspace.run("git init --quiet --initial-branch main")
-        workspace.run("dvc init --quiet")
-        workspace.run("dvc config core.analytics false")
-        workspace.run("dvc config core.autostage false")
-        workspace.run(f"dvc remote add --default storage {folder / 'storage'}")
+        remote = f"remote add --default storage {folder / 'storage'}"
+        dvc(root, "init --quiet", "config core.analytics false", "config core.autostage false", remote)
         assert {"train@mlp", "evaluate@mlp", "register"} <= workspace.repro()
         yield workspace
 
@@ -370,6 +369,13 @@ def test_edits_since_the_training_are_not_taken_for_its_inputs(here: Workspace) 
     here.run("git checkout --quiet params.yaml")
 
 
+def test_a_pipeline_on_the_data_of_another_leaves_out_what_only_that_one_knows() -> None:
+    params = load_params(ROOT / "baselines" / "params.yaml")
+    recorded = {"data.classes": ["0", "1"], "split": {"validation_size": 1}, "device": "gpu"}
+    then = with_values(params, {**recorded, "models.tf_mlp": params.models["tf_mlp"].model_dump(mode="json")})
+    assert then == params.model_copy(update={"device": "gpu"})
+
+
 def test_experiments_of_dvc_log_to_the_main_project(here: Workspace) -> None:
     before = len(here.runs())
     here.run("dvc exp run --name here -S seed=5 train@mlp")
@@ -406,6 +412,7 @@ def test_a_fresh_clone_that_pulled_gets_runs_and_champion(here: Workspace, tmp_p
 def test_a_server_gets_the_runs_over_http(here: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_server(tmp_path) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:hunter2@127.0.0.1:{server.behind}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # for a machine that has other things to do
         assert here.sync() == [RUN, REPORT]
         run = here.run_of_model()
         assert run.data.tags["restored"] == "true"

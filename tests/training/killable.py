@@ -47,5 +47,6 @@ def killable_params() -> ModelParams:
         content = tiny_params(Path(folder)).model("mlp").model_dump()
     content["training"] |= {"epochs": EPOCHS, "early_stopping": 5, "batch_size": 100}
     content["training"]["final_epochs_without_augmentation"] = 1
+    content["augmentation"] |= {"rotation": 10, "shift": 2, "zoom": 0.1}
     content["architecture"] |= {"dropout": 0.3, "batch_normalization": True, "hidden_units": [64, 32]}
     return ModelParams.model_validate(content)

@@ -14,7 +14,6 @@ from mnist_pipeline.training.params import ModelParams
 from small_project import MNIST, draw_digits, tiny_params
 
 ONE, TWO = ("/device:CPU:0",), ("/device:CPU:0", "/device:CPU:1")
-OFF = {"rotation": 0, "shift": 0, "zoom": 0, "shear": 0, "elastic": 0, "elastic_smoothing": 4, "flip": False}
 # An odd number for validation, so that two replicas cannot share it evenly.
 TRAIN, VALIDATION = draw_digits(500, 0), draw_digits(201, 1)
 STATISTICS = fit_statistics(TRAIN.images)
@@ -29,15 +28,14 @@ def divide_cpu() -> None:
 
 
 def make_model(
-    name: str, *, dropout: float = 0.0, batch_normalization: bool = False, augmented: bool = False, **training: Any
+    name: str, *, dropout: float = 0.0, batch_normalization: bool = False, rotation: float = 0.0, **training: Any
 ) -> ModelParams:
     """Return a tiny model's parameters, without anything random unless it is asked for."""
     with tempfile.TemporaryDirectory() as folder:
         content = tiny_params(Path(folder)).model(name).model_dump()
     content["architecture"] |= {"dropout": dropout, "batch_normalization": batch_normalization}
     content["training"] |= training
-    if not augmented:
-        content["augmentation"] = OFF
+    content["augmentation"] |= {"rotation": rotation, "shift": 0, "zoom": 0, "shear": 0}
     return ModelParams.model_validate(content)
 
 
@@ -77,7 +75,7 @@ def draws_of_replicas() -> dict[str, Any]:
 
     from mnist_pipeline.training.training_model import prepare, separate_replicas
 
-    params = make_model("mlp", dropout=0.5, augmented=True)
+    params = make_model("mlp", dropout=0.5, rotation=10)
     device = Device("cpu", TWO, "float32", xla=False)
     with device.scope():
         model = _build(params)

@@ -57,9 +57,8 @@ def test_a_resumed_training_on_two_devices_with_scaled_losses_ends_with_the_same
     assert elsewhere(interrupt_and_resume, *training)["weights"] == elsewhere(fit, *training)["weights"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
-def test_a_resumed_convolutional_training_ends_with_the_same_weights(elsewhere: Elsewhere, precision: str) -> None:
-    training = (make_model("cnn", dropout=0.3, batch_normalization=True), ONE, precision)
+def test_a_resumed_convolutional_training_ends_with_the_same_weights(elsewhere: Elsewhere) -> None:
+    training = (make_model("cnn", dropout=0.3, batch_normalization=True), ONE, "float32")
     assert elsewhere(interrupt_and_resume, *training)["weights"] == elsewhere(fit, *training)["weights"]
 
 

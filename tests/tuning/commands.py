@@ -98,7 +98,8 @@ def _serve_ray(cpus: int, pipe: Connection) -> None:
 def _run(folder: Path, log: Path, arguments: list[str], workers: Callable[[], type] | None) -> None:
     os.setsid()
     os.chdir(folder)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI"):  # those of the tests
+    # Those of the tests; their Ray has the tests' token.
+    for name in ("MLFLOW_TRACKING_URI", *(() if "--address" in arguments else ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"))):
         os.environ.pop(name, None)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

@@ -76,9 +76,7 @@ def told(plan: Plan, *values: list[float]) -> Plan:
     plan = replace(plan, trials=len(values))
     study = created(plan)
     for numbers in values:
-        trial = ask(study, plan)
-        assert trial is not None
-        study.tell(trial, numbers)
+        study.tell(ask(study, plan), numbers)
     return plan
 
 

@@ -62,9 +62,7 @@ def plan(shared: Project, server: Postgres, request: pytest.FixtureRequest) -> P
 
 
 def tell_one(study: optuna.Study, plan: Plan) -> None:
-    trial = ask(study, plan)
-    assert trial
-    study.tell(trial, 0.5)
+    study.tell(ask(study, plan), 0.5)
 
 
 def test_a_study_in_a_database_is_resumed_listed_shown_and_adopted(
@@ -97,7 +95,6 @@ def test_what_the_session_wrote_itself_is_not_asked_of_the_database(plan: Plan, 
         tell_one(study, plan)
         event.listen(kept.engine, "before_cursor_execute", lambda *_: requests.append(_))
         trial = ask(study, plan)
-        assert trial
         for epoch in (1, 2, 3):
             trial.report(0.5, epoch)
             assert not trial.should_prune()

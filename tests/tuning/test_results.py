@@ -12,7 +12,7 @@ from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.results import show_studies, show_study
 from mnist_pipeline.tuning.storage import find_studies
 
-SPACE = ["hidden_units", "dropout", "learning_rate"]
+SPACE = ["hidden_units", "dropout", "optimizer.learning_rate"]
 
 
 def test_one_row_per_study_whatever_its_objective(

@@ -10,9 +10,10 @@ from optuna.trial import TrialState
 from studies import created, states_of, study_of, told, trials_of
 
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.tuning import study as study_module
 from mnist_pipeline.tuning.plan import Plan
 from mnist_pipeline.tuning.storage import Journals, find_studies
-from mnist_pipeline.tuning.study import ATTEMPTS, ask, create_or_resume, load_study, recover, values_of
+from mnist_pipeline.tuning.study import ATTEMPTS, ask, create_or_resume, load_study, recover, values_of, wants_more
 
 
 def open_study(plan: Plan) -> optuna.Study:
@@ -23,17 +24,11 @@ def open_study(plan: Plan) -> optuna.Study:
         return study
 
 
-def asked(study: optuna.Study, plan: Plan) -> optuna.Trial:
-    """Start a trial, of which there must be one."""
-    trial = ask(study, plan)
-    assert trial is not None
-    return trial
-
-
 def run(plan: Plan, killed_at: tuple[int, ...] = ()) -> list[dict[str, Any]]:
     """Run a study whose process is killed in the trials with these numbers; return what was tried to the end."""
     study = open_study(plan)
-    while (trial := ask(study, plan)) is not None:
+    while wants_more(study, plan):
+        trial = ask(study, plan)
         if trial.number in killed_at:
             study = open_study(plan)
         else:
@@ -44,7 +39,7 @@ def run(plan: Plan, killed_at: tuple[int, ...] = ()) -> list[dict[str, Any]]:
 def test_the_current_parameters_come_first(plan: Plan) -> None:
     """Lists survive the storage, and real numbers are tried to six digits."""
     study = open_study(plan)
-    assert values_of(asked(study, plan)) == {
+    assert values_of(ask(study, plan)) == {
         "architecture.hidden_units": [8],
         "architecture.dropout": 0.0,
         "training.optimizer.learning_rate": 0.01,
@@ -56,7 +51,7 @@ def test_the_current_parameters_come_first(plan: Plan) -> None:
             "training.optimizer.learning_rate": 0.0123456789,
         }
     )
-    asked(study, plan)
+    ask(study, plan)
     assert values_of(trials_of(plan)[1]) == {
         "architecture.hidden_units": [16, 8],
         "architecture.dropout": 0.3,
@@ -72,16 +67,16 @@ def test_a_killed_study_tries_what_an_undisturbed_one_tries(plan: Plan) -> None:
 
 def test_no_slot_is_handed_out_twice_and_a_failed_one_is_free_again(plan: Plan) -> None:
     study = open_study(plan)
-    trials = [asked(study, plan) for _ in range(4)]
+    trials = [ask(study, plan) for _ in range(4)]
     assert len({str(trial.params) for trial in trials}) == 4
-    assert ask(study, plan) is None
+    assert not wants_more(study, plan)
     for trial in trials[:3]:
         study.tell(trial, 0.5)
     study.tell(trials[3], state=TrialState.FAIL)  # its worker was killed
-    replacement = asked(study, plan)
+    replacement = ask(study, plan)
     assert replacement.params == trials[3].params
     study.tell(replacement, state=TrialState.PRUNED)
-    assert ask(study, plan) is None
+    assert not wants_more(study, plan)
     assert Counter(states_of(plan)) == {"COMPLETE": 3, "PRUNED": 1, "FAIL": 1}
 
 
@@ -91,25 +86,38 @@ def test_parameters_are_sampled_jointly_for_one_objective_and_one_by_one_for_two
 ) -> None:
     plan = told(replace(plan, objective=objective), *[[0.5, 100.0][: 1 + (not joint)]] * 12)
     study = study_of(plan)
-    trial = asked(study, replace(plan, trials=13))
+    trial = ask(study, replace(plan, trials=13))
     assert isinstance(study.sampler, optuna.samplers.TPESampler)
     together = study.sampler.infer_relative_search_space(study, study.get_trials()[trial.number])
     assert together.keys() == (trial.params.keys() if joint else set())
 
 
+@pytest.mark.parametrize(("latest", "alike"), [(5, True), (1_000, False)])
+def test_the_sampler_goes_by_the_latest_trials_only(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, latest: int, alike: bool
+) -> None:
+    """By five it goes at random, whatever they and those before them came to."""
+    monkeypatch.setattr(study_module, "LATEST", latest)
+    values = [[0.05 * trial] for trial in range(13)]
+    one, other = told(replace(plan, study="one"), *values), told(replace(plan, study="other"), *reversed(values))
+    studies = study_of(one), study_of(other)
+    asked = [[ask(study, each).params for _ in range(3)] for study, each in zip(studies, (one, other), strict=True)]
+    assert (asked[0] == asked[1]) == alike
+
+
 def test_parameters_that_kill_are_given_up(plan: Plan) -> None:
     for _ in range(ATTEMPTS):
-        asked(open_study(plan), plan)
-    assert "origin" not in asked(open_study(plan), plan).user_attrs
+        ask(open_study(plan), plan)
+    assert "origin" not in ask(open_study(plan), plan).user_attrs
     assert states_of(plan) == ["FAIL"] * ATTEMPTS + ["RUNNING"]
 
 
 def test_an_interruption_is_not_held_against_the_parameters(plan: Plan) -> None:
     study = open_study(plan)
     for _ in range(ATTEMPTS + 1):
-        trial = asked(study, plan)
+        trial = ask(study, plan)
         recover(study, {trial.number: trial})
-    trial = asked(study, plan)
+    trial = ask(study, plan)
     assert trial.user_attrs["origin"] == "current parameters"
     assert trial.user_attrs["attempt"] == 1
 

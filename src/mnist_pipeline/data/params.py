@@ -73,7 +73,7 @@ Source = Annotated[IdxSource | FolderSource, Field(discriminator="format")]
 
 
 class OtherDataError(UserError):
-    """A model is for images of another size or for another number of classes."""
+    """A model is for images of another size or for other classes."""
 
 
 class Data(Section):

@@ -142,13 +142,18 @@ def read_picture(path: Path, size: tuple[int, int], background: str) -> tuple[ND
                 )
             if mode.startswith(("I", "F")):  # which of its values are black and white, only its owner knows
                 raise UserError(f"{path} has more than 8 bits a pixel (Pillow's mode {mode}): convert it to 8 bits.")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-            grey = np.asarray(image.convert("L"))
+            grey = to_grey(image, background)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow's plugins have it
         raise UserError(f"{path} cannot be read as a picture: replace or remove it.") from error
     return (255 - grey if background == "white" else grey), mode
+
+
+def to_grey(image: Image.Image, paper: str) -> NDArray[np.uint8]:
+    """Return a picture in shades of grey, uint8 (height, width); where it is transparent, it lies on such paper."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, paper), image)
+    return np.asarray(image.convert("L"))
 
 
 @contextmanager

@@ -52,23 +52,6 @@ def split_indices(
     return np.sort(train), np.sort(validation)
 
 
-def check_split(labels: NDArray[np.uint8], train: Indices, validation: Indices) -> None:
-    """Make sure of what every later number rests on, whatever scikit-learn may do one day.
-
-    Raises:
-        RuntimeError: the two overlap or leave an image out, a class is missing from one of them, or its share
-            of the validation images is a whole image or more away from its share of all.
-    """
-    if not np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(len(labels))):
-        raise RuntimeError("The split is wrong: an image is in train and validation, or in neither.")
-    in_all = np.bincount(labels)
-    in_validation = np.bincount(labels[validation], minlength=len(in_all))
-    if not np.all((in_validation > 0) & (in_validation < in_all)):
-        raise RuntimeError("The split is wrong: a class is missing from train or from validation.")
-    if np.any(np.abs(in_validation - in_all * (len(validation) / len(labels))) >= 1):
-        raise RuntimeError("The split is wrong: a class is not in proportion.")
-
-
 def make_manifest(train_labels: NDArray[np.uint8], validation: Indices, test_labels: NDArray[np.uint8]) -> pd.DataFrame:
     """Say where each image went, one a row: `source` (its file), `index` in it, `label` and `subset`."""
     counts = [len(train_labels), len(test_labels)]

@@ -48,10 +48,7 @@ class Comparison:
 def compare(labels: NDArray[np.uint8], candidate: NDArray[np.float32], champion: NDArray[np.float32]) -> Comparison:
     """Compare two models by what they say about the same images, which neither was trained on.
 
-    Args:
-        labels: the true classes, uint8 (n,), n > 0.
-        candidate: the new model's probabilities, float32 (n, classes).
-        champion: the other's, float32 (n, classes).
+    `labels` are the true classes, uint8 (n,), n > 0; the others are both models' probabilities, float32 (n, classes).
     """
     new, old = (probabilities.argmax(axis=1) == labels for probabilities in (candidate, champion))
     only_new, only_old = int((new & ~old).sum()), int((old & ~new).sum())

@@ -65,11 +65,7 @@ def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Scor
 def evaluate_predictions(
     labels: NDArray[np.uint8], probabilities: NDArray[np.float32], classes: Sequence[str]
 ) -> Metrics:
-    """Compute every measure of a test report, with these names of the classes.
-
-    Raises:
-        UserError: the probabilities are not numbers, because training diverged.
-    """
+    """Compute every measure of a test report; a UserError says that training diverged, and nothing is a number."""
     from sklearn.metrics import precision_recall_fscore_support
 
     if not np.isfinite(probabilities).all():

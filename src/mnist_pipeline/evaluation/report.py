@@ -20,9 +20,7 @@ def write_report(
 
     Writes `confusion.csv`, `calibration.csv` and `robustness.csv` (for `dvc plots`) and the PNG files in `figures/`;
     `name` is the model's, for their titles, `data` names the classes, `robustness` is what `robustness_table` returned.
-
-    Raises:
-        UserError: the probabilities are not numbers, because training diverged.
+    A UserError says that training diverged.
     """
     answers = test.labels, probabilities
     metrics, classes = evaluate_predictions(*answers, data.classes), np.array(data.classes)

@@ -103,13 +103,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 
 
 def corrupt(images: NDArray[np.uint8], name: str, strength: int) -> NDArray[np.uint8]:
-    """Return worse images, uint8 (n, height, width); the same ones in every call.
-
-    Args:
-        images: uint8 (n, height, width).
-        name: one of `CORRUPTIONS`.
-        strength: 1 to 5.
-    """
+    """Return images, uint8 (n, height, width), made worse by one of `CORRUPTIONS`; the same ones in every call."""
     random = np.random.default_rng([*CORRUPTIONS].index(name))  # the same directions and places for each strength
     worse = [CORRUPTIONS[name](image, strength, random) for image in images.astype(np.float32)]
     return np.rint(np.clip(worse, 0, 255)).astype(np.uint8)
@@ -146,11 +140,7 @@ def robustness_table(
 
 
 def read_robustness(path: Path) -> "DataFrame":
-    """Read the table that `evaluate` wrote as `robustness.csv`.
-
-    Raises:
-        UserError: it is missing, or holds something else.
-    """
+    """Read the table that `evaluate` wrote; a UserError says that it is missing, or holds something else."""
     import pandas as pd
 
     with reading(require(path, "mnist evaluate"), "delete it and run `dvc repro`"):
@@ -165,12 +155,7 @@ def accuracies(table: "DataFrame") -> dict[str, float]:
 
 
 def less_robust(candidate: Mapping[str, float], champion: Mapping[str, float]) -> str:
-    """Say under which corruptions a model is worse than another by more than `MARGIN`; empty if under none.
-
-    Args:
-        candidate: what `accuracies` returned for it.
-        champion: the same of the other.
-    """
+    """Say where `accuracies` of a model are below those of another by more than `MARGIN`; empty if nowhere."""
     worse = [name for name in candidate.keys() & champion.keys() if candidate[name] < champion[name] - MARGIN]
     told = (f"{name.replace('_', ' ')} ({candidate[name]:.1%} against {champion[name]:.1%})" for name in sorted(worse))
     return f"; less robust to {', '.join(told)}" if worse else ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from mnist_pipeline.core.console import console, say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.registry.registry import CHAMPION, Registry, bearer, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, Registry, open_registry
 from mnist_pipeline.registry.sync import way_out
 from mnist_pipeline.tracking.contents import short_commit
 
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
     from mnist_pipeline.serving.demo import Offer
 
+NEWEST = 20
+"""Versions without an alias that are printed, unless all are asked for."""
 
-def show_models(project: Project) -> None:
+
+def show_models(project: Project, *, everything: bool = False) -> None:
     """Print one row per registered version, newest first; `data` is the hash of its training images.
+
+    Unless it shall be `everything`, these are the newest and those that bear an alias.
 
     Raises:
         UserError: nothing is registered yet.
@@ -25,8 +30,10 @@ def show_models(project: Project) -> None:
     from rich.table import Table
 
     registry = Registry.open(project)
-    if not (versions := registry.versions()):
+    if not (versions := registry.versions() if everything else registry.versions(newest=NEWEST)):
         raise UserError(f"No model is registered yet: {way_out(project)}.")
+    if is_cut := len(versions) == NEWEST and not everything:
+        versions += (each for each in registry.borne() if int(each.number) < int(versions[-1].number))
     table = Table(title=f"Versions of models:/{registry.name}", title_justify="left")
     for heading in ("version", "alias", "model", "validation", "test", "data", "commit"):
         table.add_column(heading, justify="right" if heading in ("version", "validation", "test") else "left")
@@ -41,6 +48,8 @@ def show_models(project: Project) -> None:
             short_commit(tags.get("git_commit", "?")),
         )
     console().print(table)
+    if is_cut:
+        say(f"The newest {NEWEST} and those with an alias: `mnist models --all` prints all.")
 
 
 def rollback(project: Project) -> None:
@@ -50,7 +59,7 @@ def rollback(project: Project) -> None:
         UserError: there is none.
     """
     with open_registry(project) as registry:
-        if bearer(registry.versions(), CHAMPION) is None:
+        if registry.find(CHAMPION) is None:
             raise UserError(f"There is no models:/{registry.name}@{CHAMPION} to roll back: {way_out(project)}.")
         left, back = registry.rollback()
     undone = "; the earlier rollback is taken back" if back.rolled_back else ""
@@ -90,7 +99,7 @@ def load_champion(project: Project) -> "keras.Model":
         UserError: there is no champion, its file is lost, or this version of Keras cannot load it.
     """
     registry = Registry.open(project)
-    if (champion := bearer(registry.versions(), CHAMPION)) is None:
+    if (champion := registry.find(CHAMPION)) is None:
         raise UserError(
             f"There is no models:/{registry.name}@{CHAMPION} yet: {way_out(project)}, or name a trained model with "
             "--model."

@@ -87,7 +87,7 @@ def _compete(
     try:
         old, new = (predict_probabilities(model, images) for model in (registry.load(champion), load_model(file)))
     except OtherDataError:
-        return CHAMPION, f"{unfair} that one is for another size of images or another number of classes", None
+        return CHAMPION, f"{unfair} that one is for another size of images or other classes", None
     comparison = compare(labels, new, old)
     which = f"{comparison.images:,} validation images"
     if seen.any():

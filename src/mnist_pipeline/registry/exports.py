@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_pipeline.core.console import say, warn
-from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.registry.registry import CHAMPION, Registry, Version
-from mnist_pipeline.registry.sync import way_out
+from mnist_pipeline.registry.registry import CHAMPION, Registry
+from mnist_pipeline.registry.sync import find_version
 from mnist_pipeline.serving.champion import Champion, store_state, write_champion
 from mnist_pipeline.serving.export import export, export_and_compare
 from mnist_pipeline.serving.formats import NEEDS, SUFFIXES, Format, need
@@ -34,7 +33,7 @@ def export_version(project: Project, reference: str, forms: Sequence[Format], fo
     for form in forms:
         need("export", f"`mnist export --format {form}`", *NEEDS[form])
     registry = Registry.open(project)
-    version = _find(project, registry, reference)
+    version = find_version(project, registry, reference)
     folder = folder or project.home / EXPORTS
     files = {form: folder / f"{registry.name}-{version.number}{SUFFIXES[form]}" for form in forms}
     export_and_compare(project, f"Version {version.number} of models:/{registry.name}", registry.load(version), files)
@@ -54,20 +53,9 @@ def prepare_champion(project: Project) -> None:
     """
     state = store_state(tracking_uri(project))  # before it is asked, so that no change is missed
     registry = Registry.open(project)
-    champion = _find(project, registry, CHAMPION)
+    champion = find_version(project, registry, CHAMPION)
+    registry.check_classes(champion)
     file = project.serving / f"{champion.digest or champion.model_id}{SUFFIXES[Format.LITERT]}"
     if not file.exists():
         export(registry.load(champion), Format.LITERT, file)
     write_champion(project, Champion(champion.number, champion.digest, file.name, state))
-
-
-def _find(project: Project, registry: Registry, reference: str) -> Version:
-    wanted = reference.removeprefix(f"models:/{registry.name}").lstrip("@/")
-    versions = registry.versions()
-    for version in versions:
-        if wanted == version.number or wanted in version.aliases:
-            return version
-    raise UserError(
-        f"There is no version {wanted} of models:/{registry.name}: "
-        f"{'`mnist models` lists those that there are' if versions else way_out(project)}."
-    )

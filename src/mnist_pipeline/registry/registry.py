@@ -4,8 +4,8 @@ Whatever moves the champion is written down before it happens, in tags of the ve
 may be repeated: `Registry.repair` ends what a killed process began.
 """
 
+import json
 import tempfile
-from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 from mnist_pipeline.core.console import quiet_native_logs
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
-from mnist_pipeline.data.params import Data, load_data
+from mnist_pipeline.data.params import Data, OtherDataError, load_data
 from mnist_pipeline.registry.turns import turn
 from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, find_model, logged_model_id
 from mnist_pipeline.tracking.store import open_store
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import keras
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
 """Alias of the version to use; also a tag of the run that trained it, with the number of the version."""
@@ -37,6 +38,8 @@ CHALLENGER = "challenger"
 
 REPLACED = "replaced"
 """Tag of a version that is or was champion: the number of the one whose place it took last."""
+CLASSES = "classes"
+"""Tag of a version: the names of the classes, in the order of its probabilities, as JSON."""
 ROLLED_BACK_TO = "rolled_back_to"
 """Tag of a version that somebody took the title from: the number of the one that got it."""
 
@@ -100,23 +103,39 @@ class Registry:
         """Name of the registered model."""
         return self.data.name
 
-    def versions(self) -> list[Version]:
-        """Return all versions, newest first."""
-        aliases: defaultdict[str, list[str]] = defaultdict(list)
-        for model in self.client.search_registered_models(f"name = '{self.name}'"):  # which alone tells of aliases
-            for alias, number in sorted(model.aliases.items()):
-                aliases[str(number)].append(alias)
-        versions = [
-            Version(
-                str(found.version),
-                found.run_id or "",
-                (found.source or "").removeprefix("models:/"),  # on SQLite, `model_id` is empty
-                found.tags,
-                aliases[str(found.version)],
-            )
-            for found in self.client.search_model_versions(f"name = '{self.name}'")
-        ]
-        return sorted(versions, key=lambda version: int(version.number), reverse=True)
+    def versions(self, query: str = "", newest: int = 10_000) -> list[Version]:
+        """Return the versions, or those of them that a query of MLflow finds, the newest first."""
+        aliases, query = self.aliases(), " and ".join(filter(None, (f"name = '{self.name}'", query)))
+        found = self.client.search_model_versions(query, newest, ["version_number DESC"])
+        return [_version(each, [alias for alias in aliases if aliases[alias] == str(each.version)]) for each in found]
+
+    def of_file(self, digest: str) -> list[Version]:
+        """Return the versions of the model file with this MD5 and of the present classes, the newest first."""
+        return [each for each in self.versions(f"tags.{MODEL_DIGEST} = '{digest}'") if self._has_classes(each)]
+
+    def aliases(self) -> dict[str, str]:
+        """Return the aliases, each with the number of the version that bears it."""
+        # Not by `get_registered_model`, which reads every version.
+        found = self.client.search_registered_models(f"name = '{self.name}'")
+        return {alias: str(number) for model in found for alias, number in sorted(model.aliases.items())}
+
+    def borne(self) -> list[Version]:
+        """Return the versions that bear an alias, the newest first."""
+        numbers = sorted({*self.aliases().values()}, key=int, reverse=True)
+        return [version for number in numbers if (version := self.find(number))]
+
+    def find(self, reference: str) -> Version | None:
+        """Find a version by `models:/NAME@champion`, `models:/NAME/3`, or only the alias or the number."""
+        from mlflow.exceptions import MlflowException
+
+        wanted = reference.removeprefix(f"models:/{self.name}").lstrip("@/")
+        ask = self.client.get_model_version if wanted.isdecimal() else self.client.get_model_version_by_alias
+        try:
+            return _version(found := ask(self.name, wanted), sorted(found.aliases))
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
 
     def create(self) -> None:
         """Create the registered model if it is not there yet."""
@@ -131,7 +150,7 @@ class Registry:
     def add(self, run_id: str, digest: str, *, description: str, tags: Mapping[str, str]) -> Version:
         """Register the model file, of this MD5, that a run logged last; nobody's champion yet."""
         self.create()
-        tags = {**tags, MODEL_DIGEST: digest}
+        tags = {**tags, MODEL_DIGEST: digest, CLASSES: json.dumps(self.data.classes)}
         model_id = logged_model_id(self.client.get_run(run_id))
         version = self.client.create_model_version(
             self.name,
@@ -151,8 +170,7 @@ class Registry:
 
     def promote(self, version: Version) -> None:
         """Make a version the champion, and the champion `previous`."""
-        versions = self.versions()
-        self._crown(version, over=bearer(versions, CHAMPION) or bearer(versions, PREVIOUS))
+        self._crown(version, over=self.find(CHAMPION) or self.find(PREVIOUS))
 
     def challenge(self, version: Version) -> None:
         """Call a version the challenger."""
@@ -164,8 +182,7 @@ class Registry:
         Return the version that was champion, and the one that is now, both as they were before; a UserError says that
         there is no champion, or none before it.
         """
-        versions = self.versions()
-        champion, previous = bearer(versions, CHAMPION), bearer(versions, PREVIOUS)
+        champion, previous = self.find(CHAMPION), self.find(PREVIOUS)
         if champion is None or previous is None:
             raise UserError(
                 f"There is no previous champion of models:/{self.name} to go back to: `mnist models` lists what there "
@@ -182,13 +199,12 @@ class Registry:
 
     def repair(self) -> None:
         """End what a killed process began: a rollback that was written down, and what follows from who is champion."""
-        versions = self.versions()
-        champion = bearer(versions, CHAMPION)
-        heir = champion and _numbered(versions, champion.tags.get(ROLLED_BACK_TO))
+        champion = self.find(CHAMPION)
+        heir = champion and self.find(champion.tags.get(ROLLED_BACK_TO, ""))
         if heir and not heir.rolled_back:
             self._crown(heir, over=champion)
         else:
-            self._align(versions)
+            self._align()
 
     def run_of(self, version: Version) -> "Run | None":
         """Return the run that trained a version, which may outlive it."""
@@ -208,11 +224,12 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         uri = f"models:/{self.name}/{version.number}"
+        self.check_classes(version)
         with tempfile.TemporaryDirectory() as folder:
             kept = find_model(version.model_id, version.digest, Path(folder))
         if version.digest and kept.state != "verified":
             raise UserError(
-                f"The files of {uri} are lost or damaged in the MLflow store: `mnist sync` restores them if the "
+                f"The files of {uri} are lost or damaged in the MLflow store: `mnist sync --all` restores them if the "
                 "workspace or DVC's cache has the model; if not, delete that version in MLflow and register another."
             )
         try:
@@ -226,18 +243,30 @@ class Registry:
         self.data.check_fit(uri, model.input_shape[1:], model.output_shape[-1])
         return model
 
+    def check_classes(self, version: Version) -> None:
+        """Raise an OtherDataError if a version gives its classes other names, or another order, than `params.yaml`."""
+        if not self._has_classes(version):
+            raise OtherDataError(
+                f"models:/{self.name}/{version.number} tells {', '.join(json.loads(version.tags[CLASSES]))} apart, in "
+                "this order, but data.classes in params.yaml is another list: restore that one, or run `dvc repro`."
+            )
+
+    def _has_classes(self, version: Version) -> bool:
+        present = json.dumps(self.data.classes)
+        return version.tags.get(CLASSES, present) == present  # earlier versions of this project did not write it
+
     def _crown(self, version: Version, over: Version | None) -> None:
         """Move the title; what follows from it comes last and can be done again by `repair`."""
         if over and over.number != version.number:
             self.tag(version, {REPLACED: over.number})
         self.client.set_registered_model_alias(self.name, CHAMPION, version.number)
-        self._align(self.versions())
+        self._align()
 
-    def _align(self, versions: Sequence[Version]) -> None:
+    def _align(self) -> None:
         """Make the other aliases and the tags of the runs agree with who is champion."""
-        if (champion := bearer(versions, CHAMPION)) is None:
+        if (champion := self.find(CHAMPION)) is None:
             return
-        replaced = _numbered(versions, champion.tags.get(REPLACED))
+        replaced = self.find(champion.tags.get(REPLACED, ""))
         if replaced and PREVIOUS not in replaced.aliases:
             self.client.set_registered_model_alias(self.name, PREVIOUS, replaced.number)
         elif PREVIOUS in champion.aliases and not replaced:
@@ -266,13 +295,9 @@ def _describe(data: Data) -> str:
     return _DESCRIPTION.format(data=data, height=height, width=width, count=len(data.classes), classes=classes)
 
 
-def bearer(versions: Sequence[Version], alias: str) -> Version | None:
-    """Return the one of the versions that bears `alias`."""
-    return next((version for version in versions if alias in version.aliases), None)
-
-
-def _numbered(versions: Sequence[Version], number: str | None) -> Version | None:
-    return next((version for version in versions if version.number == number), None)
+def _version(found: "ModelVersion", aliases: Sequence[str]) -> Version:
+    source = (found.source or "").removeprefix("models:/")  # on SQLite, `model_id` is empty
+    return Version(str(found.version), found.run_id or "", source, found.tags, aliases)
 
 
 @contextmanager

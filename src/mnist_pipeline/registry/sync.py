@@ -15,7 +15,7 @@ from mnist_pipeline.provenance.pipeline import recorded_path
 from mnist_pipeline.provenance.search import find_data
 from mnist_pipeline.registry.candidate import DIGESTS, read_best, read_candidate, write_card
 from mnist_pipeline.registry.contest import TRAINED_ON, trained_on
-from mnist_pipeline.registry.registry import CHAMPION, Registry, Version, bearer
+from mnist_pipeline.registry.registry import CHAMPION, Registry, Version
 from mnist_pipeline.tracking.artifacts import KEPT_MODEL, Kept, find_model, log_contents, upload
 from mnist_pipeline.tracking.sync import Agreement
 
@@ -23,18 +23,22 @@ if TYPE_CHECKING:
     from mnist_pipeline.training.params import Params
 
 WAY_OUT = (
-    "neither the workspace nor DVC's cache can replace it: `dvc fetch --all-commits` and sync again if a remote has "
-    "the model, or delete the version in MLflow."
+    "neither the workspace nor DVC's cache can replace it: `dvc fetch --all-commits` and `mnist sync --all` if a "
+    "remote has the model, or delete the version in MLflow."
 )
 
 
-def sync_versions(project: Project, params: "Params", found: Agreement) -> None:
-    """Restore what the registered versions have lost, and add to `found` what that came to.
+def sync_versions(project: Project, params: "Params", found: Agreement, *, everything: bool = False) -> None:
+    """Restore what registered versions have lost, and add to `found` what that came to.
 
+    These are the versions that bear an alias and those of the models in the workspace, or, to check `everything`, all.
     A model comes from the workspace or from DVC's cache, by its MD5, everything else from the workspace.
     """
     registry = Registry.open(project)
-    for version in registry.versions():
+    files = [file for name in params.models if (file := project.model_file(name)).is_file()]
+    present = (version for file in files for version in registry.of_file(known_digest(file)))
+    chosen = {each.number: each for each in (*registry.borne(), *present)}.values()
+    for version in registry.versions() if everything else chosen:
         found.mend(
             f"version {version.number} ({version.model})",
             partial(_lacking, registry, version),
@@ -50,8 +54,8 @@ def lacks_best(project: Project) -> bool:
     file = project.model_file(best.model)
     if not file.is_file() or known_digest(file) != best.model_md5:
         return False
-    versions = Registry.open(project).versions()
-    return not bearer(versions, CHAMPION) or all(version.digest != best.model_md5 for version in versions)
+    registry = Registry.open(project)
+    return not (registry.find(CHAMPION) and registry.of_file(best.model_md5))
 
 
 def way_out(project: Project) -> str:
@@ -59,6 +63,15 @@ def way_out(project: Project) -> str:
     if lacks_best(project):
         return "run `mnist sync`, which registers the best model of the workspace"
     return "run `mnist register` (or `dvc repro`) first"
+
+
+def find_version(project: Project, registry: Registry, reference: str) -> Version:
+    """Find a version as `Registry.find` does; a UserError says that there is none, and the way out."""
+    if version := registry.find(reference):
+        return version
+    there = "`mnist models` lists those that there are" if registry.versions(newest=1) else way_out(project)
+    wanted = reference.removeprefix(f"models:/{registry.name}").lstrip("@/")
+    raise UserError(f"There is no version {wanted} of models:/{registry.name}: {there}.")
 
 
 def _lacking(registry: Registry, version: Version) -> list[str]:

@@ -5,7 +5,6 @@ is changed by it: the code is laid out in a temporary git worktree.
 """
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,15 +25,13 @@ from mnist_pipeline.provenance.inputs import Lineage
 from mnist_pipeline.provenance.pipeline import recorded_path
 from mnist_pipeline.provenance.redaction import REDACTED
 from mnist_pipeline.provenance.search import Finding, State, compare, find_data
-from mnist_pipeline.registry.sync import way_out
+from mnist_pipeline.registry.registry import Registry, Version
+from mnist_pipeline.registry.sync import find_version
 from mnist_pipeline.tracking.artifacts import DIFF, LINEAGE, MODEL_DIGEST, PARAMS, Kept
 from mnist_pipeline.tracking.runs import find_run_by_digest
-from mnist_pipeline.tracking.store import open_store
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
     from rich.tree import Tree
 
 STYLES: Mapping[State, str] = {"verified": "green", "changed": "red", "missing": "yellow"}
@@ -52,7 +49,7 @@ class Walk(Kept):
 
     project: Project
     """Whose store, repository and data are searched."""
-    version: "ModelVersion | None"
+    version: Version | None
     """The registered version that was asked for; None if it was a run."""
     tree: Path
     """The code, in the place of `Project.repository`; nothing is there if the repository lacks the commit."""
@@ -96,10 +93,10 @@ class Walk(Kept):
         has_diff = self.tags.get("git_dirty") == "true" or (self.artifacts / DIFF).is_file()
         yield self._commit(self.tags.get("git_commit", ""), self.find(DIFF) if has_diff else None)
 
-    def _version(self, version: "ModelVersion") -> Finding:
-        what = f"registered version {version.name}/{version.version}"
-        what += "".join(f" @{alias}" for alias in version.aliases or [])
-        if self.run is None or version.tags.get(MODEL_DIGEST) == self.tags.get(MODEL_DIGEST):
+    def _version(self, version: Version) -> Finding:
+        what = f"registered version {load_data(self.project).name}/{version.number}"
+        what += "".join(f" @{alias}" for alias in version.aliases)
+        if self.run is None or version.digest == self.tags.get(MODEL_DIGEST, ""):
             return Finding(what, "verified", is_needed=False)
         return Finding(what, "changed", found="it and its run name different model files", is_needed=False)
 
@@ -186,40 +183,23 @@ def walk(project: Project, reference: str, *, everywhere: bool = False) -> Gener
         yield Walk(run, folder, project, version, tree, everywhere)
 
 
-def _resolve(project: Project, reference: str) -> "tuple[ModelVersion | None, Run | None]":
+def _resolve(project: Project, reference: str) -> "tuple[Version | None, Run | None]":
     """Return the version, if it is one that is asked for, and the run; None if that one is gone."""
     from mlflow.exceptions import MlflowException
 
-    client = open_store(project)
-    version = _find_version(project, client, reference) if reference.startswith("models:") else None
+    registry = Registry.open(project)
+    version = find_version(project, registry, reference) if reference.startswith("models:") else None
     with suppress(MlflowException):
-        run = client.get_run((version.run_id or "") if version else reference)
+        run = registry.client.get_run(version.run_id if version else reference)
         if run.info.lifecycle_stage == "active":
             return version, run
     if version is None:
         is_trained = any(project.models.glob("*/model.keras"))
         again = "; a lost run comes back with `mnist sync`, under another id" if is_trained else ""
-        raise UserError(f"The store has no run {reference}: give {_forms(project)}{again}.")
+        forms = f"a run's id, models:/{registry.name}@champion or models:/{registry.name}/3"
+        raise UserError(f"The store has no run {reference}: give {forms}{again}.")
     # Its run was deleted, and may have been restored under another id.
-    return version, find_run_by_digest(client, project, version.tags.get(MODEL_DIGEST, ""))
-
-
-def _find_version(project: Project, client: "MlflowClient", reference: str) -> "ModelVersion":
-    from mlflow.exceptions import MlflowException
-
-    parts = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", reference)
-    if parts is None:
-        raise UserError(f"{reference}: give {_forms(project)}.")
-    name, alias, number = parts.groups()
-    try:
-        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-    except MlflowException as error:
-        raise UserError(f"The registry has no {reference}: {way_out(project)}.") from error
-
-
-def _forms(project: Project) -> str:
-    name = load_data(project).name
-    return f"a run's id, models:/{name}@champion or models:/{name}/3"
+    return version, find_run_by_digest(registry.client, project, version.digest)
 
 
 def _published(project: Project, lineage: Lineage) -> dict[str, str]:

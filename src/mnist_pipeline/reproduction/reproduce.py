@@ -60,11 +60,6 @@ def check(found: Walk) -> None:
         raise ImpossibleError("it is the run of a study, not of a training")
     if found.run and not {MODEL_DIGEST, "model"} <= tags.keys():
         raise ImpossibleError(f"its training left no model to compare with (the run is {found.run.info.status})")
-    if found.lineage and any(path.startswith("data/normalized/") for path in found.lineage.inputs.data):
-        raise ImpossibleError(
-            "it was recorded by an earlier version of this project, which stored its data in another form: check the "
-            "commit of the run out in a clone, and run `mnist reproduce` there"
-        )
     if missing := [finding for finding in found.needed.values() if finding.state != "verified"]:
         raise ImpossibleError(
             *(f"{each.what}: {each.found}{each.recorded and f' ({each.recorded})'}" for each in missing)

@@ -9,6 +9,8 @@ from mnist_pipeline.core.files import content_digest, write_json
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.core.records import read_json
 
+RECORD = "champion.json"
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -36,7 +38,7 @@ def store_state(uri: str) -> str:
 def read_champion(project: Project) -> Champion | None:
     """Return what was written down last, if its file is still there."""
     with suppress(UserError):
-        champion = read_json(_record(project), Champion, "mnist serve")
+        champion = read_json(project.serving / RECORD, Champion, "mnist serve")
         if (project.serving / champion.file).is_file():
             return champion
     return None
@@ -44,8 +46,4 @@ def read_champion(project: Project) -> Champion | None:
 
 def write_champion(project: Project, champion: Champion) -> None:
     """Write down who is champion."""
-    write_json(_record(project), asdict(champion))
-
-
-def _record(project: Project) -> Path:
-    return project.serving / "champion.json"
+    write_json(project.serving / RECORD, asdict(champion))

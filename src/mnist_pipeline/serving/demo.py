@@ -16,7 +16,6 @@ from fastapi import Body, FastAPI
 from fastapi.responses import FileResponse, JSONResponse, Response
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel
 from starlette.requests import Request
 
 from mnist_pipeline.core.console import say
@@ -50,27 +49,12 @@ class Offer:
     """Returns the model."""
 
 
-class Reading(BaseModel):
-    """What a model takes a picture for."""
-
-    class_name: str
-    """The most probable class."""
-    probabilities: list[float]
-    """The probability of each class."""
-    pixels: list[list[int]]
-    """What the model saw, (height, width), 0 for black and 255 for white."""
-    heat: list[list[float]]
-    """How much each pixel mattered, (height, width), from 0 to 1."""
-    notes: list[str]
-    """What to bear in mind, a sentence each."""
-
-
 def run(project: Project, offers: Mapping[str, Offer], port: int | None, *, browser: bool) -> None:
     """Show the page until an interruption.
 
     Args:
         project: whose test images are offered as examples.
-        offers: the versions, by name; the first is shown at first.
+        offers: the versions, by number; the first is shown at first.
         port: where to listen, on this machine alone; the next free one from 8000 if None.
         browser: open the page in the browser, if there is a desktop.
 
@@ -87,14 +71,9 @@ def run(project: Project, offers: Mapping[str, Offer], port: int | None, *, brow
 
 
 def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
-    """Return the application.
-
-    Args:
-        project: whose test images are offered as examples.
-        offers: the versions, by name; the first is shown at first.
-    """
+    """Return the application, which asks the versions `offers`, by number."""
     data = load_data(project)
-    app = FastAPI(title=f"{data.name} demo", docs_url=None, redoc_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None)
 
     @cache
     def model_of(version: str) -> "keras.Model":
@@ -109,8 +88,7 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
     @app.get("/about")
     def about() -> dict[str, Any]:
         shown = data.model_dump(mode="json", include={"name", "title", "item", "classes", "image_size", "preparation"})
-        labels = (offer.label for offer in offers.values())
-        return {**shown, "one_item": data.one_item, "versions": [*zip(offers, labels, strict=True)]}
+        return {**shown, "one_item": data.one_item, "versions": [(each, offers[each].label) for each in offers]}
 
     @app.get("/examples")
     def examples(version: str) -> list[int]:
@@ -123,7 +101,7 @@ def make_page(project: Project, offers: Mapping[str, Offer]) -> FastAPI:
         return Response(content.getvalue(), media_type="image/png")
 
     @app.post("/read")
-    def read(version: str, picture: Annotated[bytes, Body(media_type="image/*")]) -> Reading:
+    def read(version: str, picture: Annotated[bytes, Body(media_type="image/*")]) -> dict[str, Any]:
         return read_with(data, model_of(version), picture)
 
     @app.exception_handler(UserError)
@@ -139,22 +117,22 @@ def _find(offers: Mapping[str, Offer], version: str) -> Offer:
     return offers[version]
 
 
-def read_with(data: Data, model: "keras.Model", picture: bytes) -> Reading:
-    """Return what a model takes the bytes of a picture file for.
+def read_with(data: Data, model: "keras.Model", picture: bytes) -> dict[str, Any]:
+    """Return what a model takes the bytes of a picture file for; a UserError says that it is none or shows nothing.
 
-    Raises:
-        UserError: it is no picture, or shows nothing.
+    Keys: the most probable class, the probability of each, the pixels that the model saw and how much each mattered,
+    from 0 to 1, both (height, width), and what to bear in mind, a sentence each.
     """
     image = read_picture(data, io.BytesIO(picture), Path("The picture"))
     probabilities = predict_probabilities(model, image.pixels[np.newaxis])[0]
     best = int(probabilities.argmax())
-    return Reading(
-        class_name=data.classes[best],
-        probabilities=probabilities.tolist(),
-        pixels=image.pixels.tolist(),
-        heat=heat_map(lambda images: predict_probabilities(model, images)[:, best], image.pixels).tolist(),
-        notes=doubts(data, image, probabilities),
-    )
+    return {
+        "class_name": data.classes[best],
+        "probabilities": probabilities.tolist(),
+        "pixels": image.pixels.tolist(),
+        "heat": heat_map(lambda images: predict_probabilities(model, images)[:, best], image.pixels).tolist(),
+        "notes": doubts(data, image, probabilities),
+    }
 
 
 def heat_map(

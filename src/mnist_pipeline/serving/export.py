@@ -71,11 +71,7 @@ def open_exported(form: Format, path: Path) -> Ask:
 
 
 def export_and_compare(project: Project, title: str, model: "keras.Model", files: Mapping[Format, Path]) -> None:
-    """Export a model to all `files`, and print how they compare with Keras.
-
-    Raises:
-        UserError: `data/split` lacks train or validation.
-    """
+    """Export a model to all `files`, and print how they compare with Keras; a UserError says that images lack."""
     from rich.table import Table
 
     from mnist_pipeline.evaluation.metrics import predict_probabilities

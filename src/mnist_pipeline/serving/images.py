@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, grey_dilation
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.data.idx import parse_idx
 from mnist_pipeline.data.params import Data, FolderSource
+from mnist_pipeline.data.pictures import to_grey
 
 BOX = Fraction(20, 28)
 """Share of an image's height and width that MNIST's digits fill: 20 of 28 pixels."""
@@ -113,9 +114,7 @@ def read_picture(data: Data, source: Path | BinaryIO, path: Path) -> InputImage:
 def cut_out(pixels: NDArray[np.uint8], size: tuple[int, int]) -> tuple[NDArray[np.uint8], bool]:
     """Let what stands before an even background fill an image of `size`, light on dark; say whether it was inverted.
 
-    Args:
-        pixels: shades of grey, uint8 (height, width), with some contrast.
-        size: height and width to return.
+    Pixels are uint8 (height, width), with some contrast.
     """
     background = int(np.median(_rim(pixels)))
     difference = pixels.astype(int) - background
@@ -273,12 +272,6 @@ def _grey(image: Image.Image, paper: str) -> NDArray[np.uint8]:
         # More than 8 bits, of unknown range: Pillow would cut off everything above 255.
         values = np.asarray(image, np.float64)
         return np.rint((values - values.min()) * (255 / (np.ptp(values) or 1))).astype(np.uint8)
-    if not image.has_transparency_data:
-        return np.asarray(image.convert("L"))
-    image = image.convert("RGBA")
+    pixels = to_grey(image, paper)
     # Transparent paper has the other colour only where nothing could be seen on this one.
-    for colour in (paper, "black" if paper == "white" else "white"):
-        pixels = np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("L"))
-        if np.ptp(pixels) >= LEAST_CONTRAST:
-            break
-    return pixels
+    return pixels if np.ptp(pixels) >= LEAST_CONTRAST else to_grey(image, "black" if paper == "white" else "white")

@@ -14,11 +14,7 @@ class LiteModel:
     """A `.tflite` file in memory, for one thread at a time: raw pixels in, probabilities out."""
 
     def __init__(self, path: Path) -> None:
-        """Load it.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """Load it; a UserError says that it is damaged."""
         with quiet_native_logs():
             from ai_edge_litert.interpreter import Interpreter
 

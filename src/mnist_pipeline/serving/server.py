@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,50 +43,33 @@ WRONG_TYPE = (
 Pixel = Annotated[int, Field(strict=True, ge=0, le=255)]
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a request in JSON may hold: raw pixels of some images of one size."""
+@cache
+def question(height: int, width: int) -> Any:
+    """Return the class of a request in JSON: raw pixels of some images of one size."""
 
-    height: int
-    width: int
+    def many(each: Any, least: int, most: int) -> Any:
+        return Annotated[list[each], Field(min_length=least, max_length=most, fail_fast=True)]
 
-    @cached_property
-    def kind(self) -> type[BaseModel]:
-        """Return the class of such a request."""
+    image = many(many(Pixel, width, width), height, height)
+    return create_model("Images", __config__=ConfigDict(extra="forbid"), pixels=(many(image, 1, MOST_IMAGES), ...))
 
-        def many(each: Any, least: int, most: int) -> Any:
-            return Annotated[list[each], Field(min_length=least, max_length=most, fail_fast=True)]
 
-        image = many(many(Pixel, self.width, self.width), self.height, self.height)
-        return create_model("Images", __config__=ConfigDict(extra="forbid"), pixels=(many(image, 1, MOST_IMAGES), ...))
+def parse(body: bytes, height: int, width: int) -> NDArray[np.uint8]:
+    """Return the images of a request in JSON, uint8 (n, height, width).
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """Return the body of a request in the terms of OpenAPI."""
-        example = {"pixels": [upright_bar(self.height, self.width).tolist()]}
-        content = {
-            "application/json": {"schema": self.kind.model_json_schema(), "example": example},
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        }
-        return {"required": True, "content": content}
-
-    def parse(self, body: bytes) -> NDArray[np.uint8]:
-        """Return the images of a request, uint8 (n, height, width).
-
-        Raises:
-            UserError: it is something else; the message names the first place that is wrong, and what is allowed.
-        """
-        try:
-            images: Any = self.kind.model_validate_json(body)
-            return np.array(images.pixels, np.uint8)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "The body"
-            reason = first["msg"].replace("Input should", "it should").replace(" after validation", "")
-            raise UserError(
-                f'{where}: {reason}; send {{"pixels": [image, …]}}, 1 to {MOST_IMAGES} images, each {self.height} '
-                f"lists of {self.width} integers from 0 (black) to 255 (white)."
-            ) from error
+    Raises:
+        UserError: it is something else; the message names the first place that is wrong, and what is allowed.
+    """
+    try:
+        return np.array(question(height, width).model_validate_json(body).pixels, np.uint8)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "The body"
+        reason = first["msg"].replace("Input should", "it should").replace(" after validation", "")
+        raise UserError(
+            f'{where}: {reason}; send {{"pixels": [image, …]}}, 1 to {MOST_IMAGES} images, each {height} lists of '
+            f"{width} integers from 0 (black) to 255 (white)."
+        ) from error
 
 
 class Reading(BaseModel):
@@ -121,11 +104,7 @@ class Served:
 
     @classmethod
     def load(cls, project: Project, data: Data, champion: Champion) -> "Served":
-        """Load its export.
-
-        Raises:
-            UserError: it is damaged, or for other data.
-        """
+        """Load its export; a UserError says that it is damaged, or for other data."""
         model = LiteModel(project.serving / champion.file)
         data.check_fit(f"models:/{data.name}/{champion.version}", model.image_size, model.classes)
         return cls(data, champion, model)
@@ -147,19 +126,17 @@ router = APIRouter()
 
 
 def make_app(served: Served, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
-    """Return the application.
-
-    Args:
-        served: the version that answers, until another one is put into `app.state.served`.
-        lifespan: what goes on while the application runs.
-    """
+    """Return the application: `served` answers, until another version is put into `app.state.served`."""
     Image.MAX_IMAGE_PIXELS = MOST_PICTURE_PIXELS
-    app = FastAPIOffline(
-        title=served.data.name, lifespan=lifespan, redoc_url=None
-    )  # FastAPI's own page needs the internet
-    app.state.served, app.state.question = served, (question := Question(*served.data.image_size))
+    size = served.data.image_size
+    pixels = {"schema": question(*size).model_json_schema(), "example": {"pixels": [upright_bar(*size).tolist()]}}
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    body = {"required": True, "content": {"application/json": pixels, "image/*": picture}}
+    # FastAPI's own page needs the internet.
+    app = FastAPIOffline(title=served.data.name, lifespan=lifespan, redoc_url=None)
+    app.state.served = served
     app.include_router(router)
-    app.post("/predict", openapi_extra={"requestBody": question.description}, responses=PROBLEMS)(predict)
+    app.post("/predict", openapi_extra={"requestBody": body}, responses=PROBLEMS)(predict)
     app.add_exception_handler(UserError, _refuse)
     app.add_exception_handler(ClientDisconnect, _give_up)
     return app
@@ -182,7 +159,7 @@ async def predict(request: Request) -> Answer:
     """Classify images given as pixels in JSON, or one picture file as the body, as `mnist predict` would."""
     kind = request.headers.get("content-type", "").lower()
     if kind.startswith("application/json"):
-        images = request.app.state.question.parse(await read_body(request))
+        images = parse(await read_body(request), *_served(request).data.image_size)
         return _served(request).answer(images)
     if not kind.startswith("image/"):
         raise HTTPException(415, WRONG_TYPE)

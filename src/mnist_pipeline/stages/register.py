@@ -9,7 +9,7 @@ from mnist_pipeline.core.files import atomic_path, write_json
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.registry.candidate import Candidate, add_version, read_candidate
 from mnist_pipeline.registry.contest import decide
-from mnist_pipeline.registry.registry import CHAMPION, ROLLED_BACK_TO, Registry, Version, bearer, open_registry
+from mnist_pipeline.registry.registry import CHAMPION, ROLLED_BACK_TO, Registry, open_registry
 from mnist_pipeline.tracking.store import is_offline
 from mnist_pipeline.tracking.sync import sync
 
@@ -52,17 +52,15 @@ def run(project: Project, params: "Params") -> None:
 def _compete(project: Project, params: "Params", candidates: Sequence[Candidate]) -> None:
     """Let the best of the models that may compete do so."""
     with open_registry(project) as registry:
-        versions = registry.versions()
-        if allowed := _without_rolled_back(versions, candidates):
-            _register(project, params, registry, versions, max(allowed, key=Candidate.rank))
+        if allowed := _without_rolled_back(registry, candidates):
+            _register(project, params, registry, max(allowed, key=Candidate.rank))
 
 
-def _register(
-    project: Project, params: "Params", registry: Registry, versions: Sequence[Version], candidate: Candidate
-) -> None:
+def _register(project: Project, params: "Params", registry: Registry, candidate: Candidate) -> None:
     """Let the best model of the workspace compete for the title, if it has not done so before."""
-    champion, same = bearer(versions, CHAMPION), [each for each in versions if each.digest == candidate.digest]
-    version = champion if champion in same else same[0] if same else add_version(project, params, registry, candidate)
+    champion = registry.find(CHAMPION)
+    same = sorted(registry.of_file(candidate.digest), key=lambda version: CHAMPION not in version.aliases)
+    version = same[0] if same else add_version(project, params, registry, candidate)
     if champion and champion.number == version.number:
         outcome, reason = CHAMPION, "nothing has changed"
     else:
@@ -74,8 +72,9 @@ def _register(
     )
 
 
-def _without_rolled_back(versions: Sequence[Version], candidates: Sequence[Candidate]) -> list[Candidate]:
+def _without_rolled_back(registry: Registry, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the models that may compete: not those that somebody took the title from; say which those are."""
+    versions = [version for candidate in candidates for version in registry.of_file(candidate.digest)]
     taken = {version.digest: version for version in versions if version.rolled_back}
     for candidate in candidates:
         if version := taken.get(candidate.digest):

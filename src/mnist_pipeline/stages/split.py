@@ -7,7 +7,7 @@ from mnist_pipeline.core.project import Project
 from mnist_pipeline.data.dataset import Subset, save_subset
 from mnist_pipeline.data.idx import read_part
 from mnist_pipeline.data.params import Split, load_data
-from mnist_pipeline.data.split import check_split, count_classes, count_duplicates, make_manifest, split_indices
+from mnist_pipeline.data.split import count_classes, count_duplicates, make_manifest, split_indices
 
 
 def run(project: Project, params: Split | None) -> None:
@@ -23,7 +23,6 @@ def run(project: Project, params: Split | None) -> None:
     data = load_data(project)
     images, labels = read_part(project.raw, "train", data)
     train, validation = split_indices(labels, params.validation_size, params.seed, data.classes)
-    check_split(labels, train, validation)
     subsets = {
         "train": Subset(images[train], labels[train]),
         "validation": Subset(images[validation], labels[validation]),

@@ -6,9 +6,10 @@ ended and is delivered as a whole is deleted from the outbox in MLflow's way, wh
 """
 
 import shutil
+import socket
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -18,23 +19,27 @@ from urllib.request import url2pathname
 
 from mnist_pipeline.core.console import warn
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.core.processes import identity, is_alive
 from mnist_pipeline.core.project import Project
 from mnist_pipeline.tracking.artifacts import MODEL_DIGEST, MODEL_FILE, log_model
-from mnist_pipeline.tracking.contents import NOTE, link_to_winner
+from mnist_pipeline.tracking.contents import NOTE, artifacts_page, link_to_winner
 from mnist_pipeline.tracking.store import (
     OUTBOX,
     amid,
+    experiment_name,
     is_offline,
     open_outbox,
     open_store,
     outbox_uri,
-    patience,
+    reach,
     tracking_uri,
     trouble,
+    tuning_experiment_name,
     what_is_wrong,
 )
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
@@ -50,12 +55,6 @@ PAUSE = 3.0
 """Seconds between two deliveries."""
 SHARE = 0.05
 """Share of the time that goes into deliveries: where they take long, the pauses are longer."""
-_PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the next delivery does it again
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-}
-LATER = "`mnist sync` delivers it when the server is there."
 
 
 @contextmanager
@@ -65,42 +64,47 @@ def recording(project: Project) -> "Generator[MlflowClient]":
     Raises:
         UserError: the server does not answer at the start.
     """
-    uri = tracking_uri(project)
-    if not uri.startswith("http"):
-        yield open_store(project)
+    if not tracking_uri(project).startswith("http"):
+        end_abandoned_runs(client := open_store(project), project)
+        yield client
         return
-    if not is_offline(project):
-        open_store(project)
-    client = open_outbox(project)
-    with patience(_PATIENCE):
-        courier = None if is_offline(project) else _Courier(project, uri)
-        if courier:
-            courier.start()
-        try:
-            yield client
-        finally:
-            if courier:
-                courier.finish()
-            else:
-                warn(f"Offline: what MLflow is to be told of this is kept in {project.outbox}. {LATER}")
+    reach(project)
+    end_abandoned_runs(client := open_outbox(project), project)
+    courier = _Courier(project)
+    courier.start()
+    try:
+        yield client
+    finally:
+        courier.finish()
 
 
-def deliver(project: Project, client: "MlflowClient", before: "Callable[[MlflowClient], None]") -> int:
-    """Deliver what the outbox still has to a store; return how many runs have arrived as a whole.
-
-    Args:
-        project: whose outbox it is.
-        client: of the store that is told.
-        before: what is done to the outbox before that.
+def deliver(project: Project, client: "MlflowClient") -> list[str]:
+    """Deliver what the outbox still has to a store; return how many runs have arrived as a whole, as a sentence if any.
 
     Raises:
         UserError: a run could not be delivered.
     """
     if not (project.outbox / OUTBOX).is_file():
-        return 0
-    with _held(project.outbox):
-        before(local := _local(project))
-        return Delivery(local, client).run()
+        return []
+    with _lock(project.outbox):
+        end_abandoned_runs(local := _local(project), project)
+        arrived = Delivery(local, client).run()
+    return [f"{arrived} run{'s' * (arrived > 1)} of when MLflow was out of reach: delivered"] if arrived else []
+
+
+def process_tags() -> dict[str, str]:
+    """Return what identifies this process, so that a later one can tell whether it is still alive."""
+    return {"host": socket.gethostname(), "process": identity()}
+
+
+def end_abandoned_runs(client: "MlflowClient", project: Project) -> None:
+    """Mark KILLED what a killed process of this machine left RUNNING: nothing else can say so any more."""
+    names = experiment_name(project), tuning_experiment_name(project)
+    experiments = [found.experiment_id for name in names if (found := client.get_experiment_by_name(name))]
+    running = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+    for run in client.search_runs(experiments, running):
+        if not is_alive(run.data.tags["process"]):
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def keeps_delivered(client: "MlflowClient") -> int:
@@ -110,15 +114,18 @@ def keeps_delivered(client: "MlflowClient") -> int:
     return ViewType.ALL if client.tracking_uri.endswith(f"/{OUTBOX}") else ViewType.ACTIVE_ONLY
 
 
-def reopen(client: "MlflowClient", run: "Run", tags: Mapping[str, str]) -> None:
-    """Let a run that was found by that view go on, with other tags; the outbox may have delivered and deleted it."""
-    if run.info.lifecycle_stage == "deleted":
-        # Alone, or it might be deleted once more before it is RUNNING.
-        with _held(Path(client.tracking_uri.removeprefix("sqlite:///")).parent):
-            client.restore_run(run.info.run_id)
-            for key, value in tags.items():
-                client.set_tag(run.info.run_id, key, value)
-            client.update_run(run.info.run_id, "RUNNING")
+def reopen(client: "MlflowClient", run: "Run") -> "Run":
+    """Let a run that was found by that view go on, in this process; the outbox may have delivered and deleted it."""
+    from mlflow.entities import RunTag
+
+    run_id, is_deleted = run.info.run_id, run.info.lifecycle_stage == "deleted"
+    # Alone, or it might be deleted once more before it is RUNNING.
+    with _lock(Path(client.tracking_uri.removeprefix("sqlite:///")).parent) if is_deleted else nullcontext():
+        if is_deleted:
+            client.restore_run(run_id)
+        client.log_batch(run_id, tags=[RunTag(*tag) for tag in process_tags().items()])
+        client.update_run(run_id, "RUNNING")
+    return client.get_run(run_id)
 
 
 @dataclass
@@ -174,8 +181,13 @@ class Delivery:
                 self.server.log_inputs(run_id, run.inputs.dataset_inputs)
             self._send_files(run, run_id)
             self._send_metrics(run, run_id, self._send_model(run, twin))
-            tags = [RunTag(*tag) for tag in self._tags(run).items() if known.tags.get(tag[0]) != tag[1]]
-            self.server.log_batch(run_id, tags=[tag for tag in tags if tag.key != NOTE])  # there are links in it
+            tags = self._tags(run)
+            if STUDY in tags:
+                tags |= {NOTE: tags.get(NOTE, "").replace(artifacts_page(run), artifacts_page(twin))}
+            else:  # the server's description of a training has links to runs on the server
+                tags.pop(NOTE, None)
+            new = [RunTag(key, value) for key, value in tags.items() if known.tags.get(key, "") != value]
+            self.server.log_batch(run_id, tags=new)
             if is_over:
                 self.server.set_terminated(run_id, run.info.status, run.info.end_time)
         if is_over:
@@ -189,34 +201,31 @@ class Delivery:
         """
         from mlflow.entities import ViewType
 
-        experiment = self._experiment(run)
-        twin_id, tags = run.data.tags.get(TWIN), self._tags(run)
-        if twin_id and (found := self.server.search_runs(experiment, f"run_id = '{twin_id}'", ViewType.ALL)):
-            return self.server.get_run(twin_id) if found[0].info.lifecycle_stage == "active" else None
+        experiment, tags = self._experiment(run), self._tags(run)
         if TRIAL in tags:
             query = f"tags.`{PARENT}` = '{tags[PARENT]}' and tags.{TRIAL} = '{tags[TRIAL]}'"
         elif STUDY in tags:
             query = f"tags.{STUDY} = '{tags[STUDY]}'"
         else:
             query = f"start_time = {run.info.start_time} and tags.model = '{tags['model']}'"
-        # It is there where the answer to its creation was lost.
-        if found := self.server.search_runs(experiment, query):
-            if TRIAL in tags and found[0].info.status == run.info.status != "RUNNING":
-                return None
+        # It is there also where the answer to its creation was lost.
+        if found := self.server.search_runs([experiment], query, ViewType.ALL, max_results=1):
             twin = found[0]
         else:
             first = {key: value for key, value in tags.items() if key != MODEL_DIGEST}
-            twin = self.server.create_run(experiment[0], run.info.start_time, first, run.info.run_name)
-        if not {TRIAL, STUDY} & {*tags}:
-            link_to_winner(self.server, twin.info.run_id)
-        self.local.set_tag(run.info.run_id, TWIN, twin.info.run_id)
-        return self.server.get_run(twin.info.run_id)
+            twin = self.server.create_run(experiment, run.info.start_time, first, run.info.run_name)
+        if run.data.tags.get(TWIN) != twin.info.run_id:
+            if not {TRIAL, STUDY} & {*tags}:
+                link_to_winner(self.server, twin.info.run_id)
+            self.local.set_tag(run.info.run_id, TWIN, twin.info.run_id)
+        is_told = TRIAL in tags and twin.info.status == run.info.status != "RUNNING"
+        return None if is_told or twin.info.lifecycle_stage == "deleted" else self.server.get_run(twin.info.run_id)
 
-    def _experiment(self, run: "Run") -> list[str]:
+    def _experiment(self, run: "Run") -> str:
         """Return the id of the experiment on the server that has the name of the run's own."""
         name = self.local.get_experiment(run.info.experiment_id).name
         found = self.server.get_experiment_by_name(name)
-        return [found.experiment_id if found else self.server.create_experiment(name)]
+        return found.experiment_id if found else self.server.create_experiment(name)
 
     def _tags(self, run: "Run") -> dict[str, str]:
         """Return the tags of the server's run."""
@@ -273,18 +282,18 @@ class Delivery:
 class _Courier(Thread):
     """Delivers once in a while beside a training or a study, which never waits for it."""
 
-    def __init__(self, project: Project, uri: str) -> None:
+    def __init__(self, project: Project) -> None:
         from mlflow import MlflowClient
 
         super().__init__(daemon=True, name="courier")
-        self._project, self._uri = project, uri
-        self._delivery = Delivery(_local(project), MlflowClient(uri))
-        self._end, self._trouble = Event(), ""
+        self._project, self._end = project, Event()
+        self._trouble = "offline" if is_offline(project) else ""
+        self._delivery = Delivery(_local(project), MlflowClient(tracking_uri(project)))
 
     def run(self) -> None:
         """Deliver until `finish` is called."""
         pause = PAUSE
-        while not self._end.wait(pause):
+        while not is_offline(self._project) and not self._end.wait(pause):
             begin = time.monotonic()
             self._attempt(last=False)
             pause = PAUSE if self._trouble else max(PAUSE, (time.monotonic() - begin) / SHARE)
@@ -293,20 +302,22 @@ class _Courier(Thread):
         """Deliver what is left, and say so if that cannot be."""
         self._end.set()
         self.join()
-        self._attempt(last=True)
+        if not is_offline(self._project):
+            self._attempt(last=True)
         if self._trouble:
-            warn(f"What MLflow was not told of this is kept in {self._project.outbox}. {LATER}")
+            kept = f"What MLflow was not told of this is kept in {self._project.outbox}."
+            warn(f"{kept} `mnist sync` delivers it when the server is there.")
 
     def _attempt(self, *, last: bool) -> None:
         """Deliver, unless another process does; say so when the server is lost, and when it is back."""
         lost, self._trouble = self._trouble, ""
         try:
-            with _held(self._project.outbox, 30 if last else 0):
+            with _lock(self._project.outbox, 30 if last else 0):
                 self._delivery.run(models=last)
         except TimeoutError:
             self._trouble = lost or ("another process delivers" if last else "")
         except Exception as error:  # whatever it is, the training does not depend on it
-            self._trouble = trouble(error, self._uri)
+            self._trouble = trouble(error, tracking_uri(self._project))
             if not lost:
                 warn(f"Going on without MLflow, which is told later: {amid(self._trouble)}")
         else:
@@ -320,13 +331,11 @@ def _local(project: Project) -> "MlflowClient":
     return MlflowClient(outbox_uri(project))
 
 
-@contextmanager
-def _held(folder: Path, seconds: float = -1) -> Generator[None]:
-    """Be the only process that delivers; a TimeoutError says that another one did for so many seconds, if not -1."""
+def _lock(folder: Path, seconds: float = -1) -> "BaseFileLock":
+    """Return the lock of the only process that delivers; a TimeoutError says that another did for so many seconds."""
     from filelock import FileLock
 
-    with FileLock(folder / ".delivery.lock", timeout=seconds):
-        yield
+    return FileLock(folder / ".delivery.lock", timeout=seconds)
 
 
 def _path(uri: str | None) -> Path:

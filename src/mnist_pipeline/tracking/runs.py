@@ -1,15 +1,12 @@
 """One MLflow run per trained model: opened, found again, and ended with a status that always tells the truth."""
 
-import socket
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mnist_pipeline.core.files import file_digest
-from mnist_pipeline.core.processes import identity, is_alive
 from mnist_pipeline.core.project import ModelId, Project
 from mnist_pipeline.provenance.git import git
 from mnist_pipeline.provenance.redaction import public_uri
@@ -28,7 +25,7 @@ from mnist_pipeline.tracking.contents import (
     present_origin,
     run_name,
 )
-from mnist_pipeline.tracking.outbox import deliver, keeps_delivered, recording, reopen
+from mnist_pipeline.tracking.outbox import keeps_delivered, process_tags, recording, reopen
 from mnist_pipeline.tracking.store import experiment_name, find_runs
 from mnist_pipeline.training.history import Epoch, TrainingSummary
 from mnist_pipeline.training.params import Params
@@ -113,12 +110,11 @@ def training_run(
     import mlflow
 
     with recording(project) as client:
-        end_abandoned_runs(client, project)
         query, view = f"attributes.run_id = '{resume}'", keeps_delivered(client)
         if found := find_runs(client, project, query, view) if resume else []:
-            reopen(client, found[0], _process_tags())
+            reopen(client, found[0])
             done = {point.step for point in client.get_metric_history(resume, "train_loss")}
-            mlflow.start_run(resume, tags=_process_tags(), log_system_metrics=True)
+            mlflow.start_run(resume, log_system_metrics=True)
             with ending(mlflow.end_run):
                 yield TrainingRun(project, model, resume, done)
         else:
@@ -149,20 +145,13 @@ def new_run(
     run_id = mlflow.start_run(
         experiment_id=client.get_experiment_by_name(experiment_name(project)).experiment_id,
         run_name=run_name(model, origin.tags),
-        tags={**own_tags, **_process_tags(), **origin_tags(origin), **tags},
+        tags={**own_tags, **process_tags(), **origin_tags(origin), **tags},
         description=describe(origin.params, model),
         log_system_metrics=log_system_metrics,
     ).info.run_id
     with ending(mlflow.end_run):
         log_origin(client, run_id, project, model, origin)
         yield TrainingRun(project, model, run_id)
-
-
-def deliver_kept(project: Project, client: "MlflowClient") -> str:
-    """Tell a store what the outbox has kept for it; return how many runs it has now as a whole, in words."""
-    if arrived := deliver(project, client, before=partial(end_abandoned_runs, project=project)):
-        return f"{arrived} {'run' if arrived == 1 else 'runs'} of when MLflow was out of reach: delivered"
-    return ""
 
 
 @contextmanager
@@ -209,16 +198,3 @@ def _source_tags(project: Project, model: ModelId, origin: Origin) -> dict[str, 
         "mlflow.source.git.branch": origin.tags.get("mlflow.source.git.branch", ""),
         "mlflow.source.git.repoURL": public_uri((remote or "").strip()),
     }
-
-
-def _process_tags() -> dict[str, str]:
-    """Return what identifies this process, so that a later one can tell whether it is still alive."""
-    return {"host": socket.gethostname(), "process": identity()}
-
-
-def end_abandoned_runs(client: "MlflowClient", project: Project) -> None:
-    """Mark KILLED what a killed process of this machine left RUNNING: nothing else can say so any more."""
-    running = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-    for run in find_runs(client, project, running):
-        if not is_alive(run.data.tags["process"]):
-            client.set_terminated(run.info.run_id, "KILLED")

@@ -3,12 +3,10 @@
 import logging
 import os
 import sqlite3
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import closing, contextmanager, suppress
-from functools import cache
+from collections.abc import Generator, Iterable
+from contextlib import closing, contextmanager
 from pathlib import Path
 from textwrap import shorten
-from threading import Timer
 from typing import TYPE_CHECKING, cast
 
 from mnist_pipeline.core.console import warn
@@ -30,14 +28,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_FIRST_CONTACT = {
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # bars of a tenth of a second
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each trial that is delivered
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",  # seconds
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
-"""MLflow's settings until a server has answered once: with two tries, 9 seconds at most."""
-_LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""And from then on: with the pauses, 15 seconds where it refuses and 100 where it hangs; MLflow's own take minutes."""
+"""Of MLflow, but for those that the user has set: a server that hangs costs 10 seconds; by MLflow's own, minutes."""
 
 _FILE_ERRORS = (
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB,
@@ -102,8 +101,7 @@ def outbox_uri(project: Project) -> str:
 
 def _open(project: Project, uri: str, own: Path, folder: Path) -> "MlflowClient":
     """Point MLflow at a store; `own` is the database that may be created, `folder` that of its artifacts."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # bars of a tenth of a second
+    os.environ |= {**_SETTINGS, **os.environ}
     os.environ.pop("MLFLOW_RUN_ID", None)  # or each training would go on with that run
     import mlflow
     from filelock import FileLock
@@ -113,10 +111,6 @@ def _open(project: Project, uri: str, own: Path, folder: Path) -> "MlflowClient"
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
-        if uri.startswith("http"):
-            _meet(uri)
-            for variable, value in _LATER.items():
-                os.environ.setdefault(variable, value)
         # Two processes that meet an empty database would both run its migrations, and one of them would crash.
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".store.lock"):
@@ -142,27 +136,12 @@ def _quieten() -> None:
 
 
 @contextmanager
-def patience(settings: Mapping[str, str]) -> Generator[None]:
-    """Set MLflow's patience with servers by its environment variables, but for those that the user has set."""
-    before = {name: os.environ.pop(name, None) for name in settings}
-    chosen = {name: value for name, value in before.items() if value and value != _LATER.get(name)}
-    os.environ |= {**settings, **chosen}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {name: value} if value else {}
-
-
-@contextmanager
 def can_wait() -> Generator[None]:
     """Do without MLflow if its server is lost on the way: `mnist sync` tells it later what it would be told here."""
     import mlflow
 
     try:
-        with patience(_FIRST_CONTACT):
-            yield
+        yield
     except Exception as error:
         reason = mlflow.get_tracking_uri().startswith("http") and what_is_wrong(error)
         if not reason:
@@ -173,11 +152,6 @@ def can_wait() -> Generator[None]:
 def amid(sentence: str) -> str:
     """Return a sentence of `what_is_wrong` without the ways out that are open at the start only."""
     return sentence.replace(f": {_WAYS_OUT}", "")
-
-
-def trouble(error: Exception, uri: str) -> str:
-    """Return why the store at an address could not be used, in a sentence."""
-    return what_is_wrong(error, uri) or _unusable(error, uri)
 
 
 def what_is_wrong(error: Exception, uri: str = "") -> str | None:
@@ -194,10 +168,15 @@ def what_is_wrong(error: Exception, uri: str = "") -> str | None:
         chain.append(cause)
     origin = chain[-1]
     status = error.get_http_status_code() if isinstance(error, MlflowException) else None
-    if status in (401, 403):
+    if status == 401:
         return (
-            f"The MLflow server {address} refuses this user (status {status}): set MLFLOW_TRACKING_USERNAME and "
+            f"The MLflow server {address} does not know this user (status 401): set MLFLOW_TRACKING_USERNAME and "
             f"MLFLOW_TRACKING_PASSWORD, {_OR_UNSET}."
+        )
+    if status == 403:
+        return (
+            f"The MLflow server {address} refuses this user (status 403): ask who runs it for the permission EDIT of "
+            f"the experiment, or MANAGE of the registered model to register and roll back, {_OR_UNSET}."
         )
     # A ValueError is of an address that never was one.
     if any(isinstance(cause, RequestException) and not isinstance(cause, ValueError) for cause in chain):
@@ -211,10 +190,12 @@ def what_is_wrong(error: Exception, uri: str = "") -> str | None:
     return None
 
 
-def _unusable(error: Exception, uri: str) -> str:
-    """Return why a store could not be opened where `what_is_wrong` does not know, in a sentence."""
+def trouble(error: Exception, uri: str) -> str:
+    """Return why the store at an address could not be used, in a sentence."""
     from mlflow.exceptions import MlflowException
 
+    if known := what_is_wrong(error, uri):
+        return known
     if isinstance(error, OSError):
         return f"{error.filename or 'A file of the MLflow store'} cannot be written ({error.strerror}): {_ROOM}."
     reason = redact(shorten(str(error).partition("\n")[0], 200))
@@ -222,20 +203,6 @@ def _unusable(error: Exception, uri: str) -> str:
     if foreign and "error_code" not in getattr(error, "json", ()):  # which MLflow's servers never leave out
         return f"{public_uri(uri)} is no MLflow server ({reason}): correct the address, {_OR_UNSET}."
     return f"The MLflow store {public_uri(uri)} cannot be used ({reason}): correct the address, {_OR_UNSET}."
-
-
-@cache
-def _meet(uri: str) -> None:
-    """Make the first request of this process to a server, with less patience than MLflow has in a training."""
-    import mlflow
-
-    notice = Timer(5, warn, [f"Waiting for {public_uri(uri)} …"])
-    notice.start()
-    try:
-        with patience(_FIRST_CONTACT):
-            mlflow.MlflowClient().search_experiments(max_results=1)
-    finally:
-        notice.cancel()
 
 
 def _prepare_file(own: Path, file: Path) -> None:
@@ -288,10 +255,12 @@ def _ensure_experiment(
 
     tags = view_tags(views)
     if experiment := client.get_experiment_by_name(name):
-        with suppress(MlflowException):  # of a server where we may only look
-            for key, value in tags.items():
-                if experiment.tags.get(key) != value:
-                    client.set_experiment_tag(experiment.experiment_id, key, value)
+        try:
+            for key, value in tags.items() - experiment.tags.items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
+        except MlflowException as error:
+            if error.get_http_status_code() != 403:  # of a server where we may only look
+                raise
     else:
         client.create_experiment(
             name,

@@ -1,10 +1,9 @@
 """Studies in MLflow: one run per study, one child run per trial, with statuses that agree with the study's journal."""
 
 import getpass
-import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,23 +21,22 @@ from mnist_pipeline.tracking.contents import (
     present_origin,
     table_row,
 )
-from mnist_pipeline.tracking.outbox import PARENT, STUDY, TRIAL, keeps_delivered, recording, reopen
-from mnist_pipeline.tracking.runs import ending, epoch_metrics
+from mnist_pipeline.tracking.outbox import PARENT, STUDY, TRIAL, keeps_delivered, process_tags, recording, reopen
+from mnist_pipeline.tracking.runs import ending
 from mnist_pipeline.tracking.store import open_store, tuning_experiment_name
-from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import ModelParams, Params
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run, RunTag
+    from mlflow.entities import Metric, Run
 
 SHARED = (
     "model", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit", "git_commit", "git_dirty",
+    "host", "process",
 )  # fmt: skip
 """Tags that a trial's run has from the study's."""
-FLUSH_SECONDS = 2
-"""A trial's epochs are sent to MLflow when the last ones were sent that long ago, and at its end."""
+MOST = 1_000
+"""Metrics in one request, at most: MLflow allows no more."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,14 @@ class TrialEnd:
     """Its parameters, by dotted path."""
     metrics: Mapping[str, float]
     """Its results by name; empty if it failed."""
-    curve: Mapping[int, float]
-    """The validation number that decides, by epoch, as far as the study knows it."""
-    curve_name: str
-    """Name of that number as a metric of the run."""
+    epochs: "Sequence[Metric]"
+    """Those of its epochs."""
     error: str | None
     """Why it failed."""
+    begin: int | None = None
+    """When it began, in milliseconds since 1970; None is now."""
+    end: int | None = None
+    """When it ended."""
 
     @property
     def status(self) -> str:
@@ -98,15 +98,30 @@ class StudyRun:
             self.client.log_text(self.run_id, text, name)
         self.run = self.client.get_run(self.run_id)  # the trials' runs share its new tags
 
-    def start_trial(self, number: int, values: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "TrialRun":
-        """Create the child run of a trial."""
+    def log_trial(self, trial: TrialEnd, tags: Mapping[str, str], run: "Run | None" = None) -> None:
+        """Log a trial that has ended as a child run, which is new, or was begun by a process that was killed meanwhile.
+
+        All at once: a request for each epoch would slow down large studies.
+        """
+        from mlflow.entities import Param
+
+        run = reopen(self.client, run) if run else self._new_trial_run(trial, tags)
+        metrics = [*trial.epochs, *as_metrics(trial.metrics, int(trial.metrics.get("best_epoch", 0)))]
+        params = [Param(path, str(value)) for path, value in trial.values.items()]
+        for first in range(0, len(metrics) or 1, MOST):
+            missing = () if run.data.metrics else metrics[first : first + MOST]
+            self.client.log_batch(run.info.run_id, missing, params)
+        self.client.set_terminated(run.info.run_id, trial.status, trial.end)
+
+    def _new_trial_run(self, trial: TrialEnd, tags: Mapping[str, str]) -> "Run":
         study, shared = self.run.info, {key: tag for key, tag in self.run.data.tags.items() if key in SHARED}
-        run_id = self.client.create_run(
+        error = {"error": trial.error[:5_000]} if trial.error else {}
+        return self.client.create_run(
             study.experiment_id,
-            tags={**shared, **(tags or {}), PARENT: self.run_id, TRIAL: str(number)},
-            run_name=f"{str(study.run_name).removesuffix(' study')} trial {number}",
-        ).info.run_id
-        return TrialRun(self.client, run_id, values)
+            trial.begin,
+            {**shared, **tags, PARENT: self.run_id, TRIAL: str(trial.number), "outcome": trial.outcome, **error},
+            f"{str(study.run_name).removesuffix(' study')} trial {trial.number}",
+        )
 
     def untold(self, ends: Iterable[TrialEnd]) -> "list[tuple[TrialEnd, Run | None]]":
         """Return the trials whose run does not tell how they ended, with that run, or that have none."""
@@ -115,28 +130,25 @@ class StudyRun:
         return [(end, run) for end, run in every if run is None or run.info.status != end.status]
 
     def reconcile(self, ends: Iterable[TrialEnd]) -> None:
-        """Make the child runs agree with how the trials ended, wherever one is missing or its process was killed.
-
-        Of the epochs that MLflow does not know, the study knows the number that decides.
-        """
+        """Make the child runs agree with how the trials ended, wherever one is missing or its process was killed."""
         for end, run in self.untold(ends):
-            if run:
-                reopen(self.client, run, {})
-            child = TrialRun(self.client, run.info.run_id, end.values) if run else None
-            child = child or self.start_trial(end.number, end.values)
-            history = self.client.get_metric_history(child.run_id, end.curve_name)
-            for epoch in end.curve.keys() - {point.step for point in history}:
-                child.kept += as_metrics({end.curve_name: end.curve[epoch]}, epoch)
-            child.end(end)
+            self.log_trial(end, {}, run)
 
-    def log_result(self, metrics: Mapping[str, float], files: "Mapping[str, str | Figure]") -> None:
-        """Log what the study has come to so far: its numbers, and texts and figures as artifacts, by name."""
+    def forget(self, known: int) -> None:
+        """Delete the runs of trials from this number on, which the study will use again.
+
+        It has forgotten them where the last line of its journal was lost with the power.
+        """
+        for number, run in self.trial_runs().items():
+            if number >= known:
+                self.client.delete_tag(run.info.run_id, PARENT)  # or it would be found in the outbox all the same
+                self.client.delete_run(run.info.run_id)
+
+    def log_result(self, metrics: Mapping[str, float], files: Mapping[str, str]) -> None:
+        """Log what the study has come to so far: its numbers, and texts as artifacts, by name."""
         self.client.log_batch(self.run_id, metrics=as_metrics(metrics, 0))
-        for name, content in files.items():
-            if isinstance(content, str):
-                self.client.log_text(self.run_id, content, name)
-            else:
-                self.client.log_figure(self.run_id, content, name, save_kwargs={"bbox_inches": "tight"})
+        for name, text in files.items():
+            self.client.log_text(self.run_id, text, name)
         self.client.set_tag(self.run_id, NOTE, describe(self.client.get_run(self.run_id)))
 
     def log_adoption(self, trial: int, adopted: ModelParams | None) -> None:
@@ -161,40 +173,6 @@ class StudyRun:
         return {int(run.data.tags[TRIAL]): run for run in runs}
 
 
-@dataclass
-class TrialRun:
-    """The run of one trial. Epochs are sent together, once in a while: a request each would slow down large studies."""
-
-    client: "MlflowClient"
-    run_id: str
-    values: Mapping[str, Any]
-    """The trial's parameters, by dotted path."""
-    kept: "list[Metric]" = field(default_factory=list["Metric"])
-    """What goes with the next request."""
-    _sent: float = field(default_factory=time.monotonic)
-
-    def log_epoch(self, epoch: Epoch) -> None:
-        """Log an epoch's metrics at its step."""
-        self.kept += epoch_metrics(epoch)
-        if time.monotonic() - self._sent > FLUSH_SECONDS:
-            self._send()
-
-    def end(self, end: TrialEnd) -> None:
-        """Close the run with what the trial came to. Doing it twice changes nothing."""
-        from mlflow.entities import RunTag
-
-        self.kept += as_metrics(end.metrics, int(end.metrics.get("best_epoch", 0)))
-        self._send(RunTag("outcome", end.outcome), *([RunTag("error", end.error[:5_000])] if end.error else []))
-        self.client.set_terminated(self.run_id, end.status)
-
-    def _send(self, *tags: "RunTag") -> None:
-        from mlflow.entities import Param
-
-        params = [Param(path, str(value)) for path, value in self.values.items()]
-        self.client.log_batch(self.run_id, metrics=self.kept, params=params, tags=tags)
-        self.kept, self._sent = [], time.monotonic()
-
-
 def describe(study: "Run") -> str:
     """Return the description of a study's run, in Markdown: what it has come to, and how it looks for better."""
     tags, metrics, page = study.data.tags, study.data.metrics, artifacts_page(study)
@@ -217,11 +195,9 @@ def study_run(
     from mlflow.entities import Param
 
     with nullcontext(open_store(project)) if directly else recording(project) as client:
-        if record := StudyRun.find(client, project, study_id):
-            reopen(client, record.run, {})
-        else:
-            record = _new_study_run(client, project, name, study_id, definition["model"])
-        client.update_run(record.run_id, "RUNNING")
+        found = StudyRun.find(client, project, study_id)
+        run = reopen(client, found.run) if found else _new_run(client, project, name, study_id, definition["model"])
+        record = StudyRun(client, run)
         with ending(partial(client.set_terminated, record.run_id)):
             client.log_batch(record.run_id, params=[Param(key, str(value)) for key, value in definition.items()])
             if not client.get_run(record.run_id).inputs.dataset_inputs:
@@ -230,7 +206,7 @@ def study_run(
             yield record
 
 
-def _new_study_run(client: "MlflowClient", project: Project, name: str, study_id: str, model: str) -> StudyRun:
+def _new_run(client: "MlflowClient", project: Project, name: str, study_id: str, model: str) -> "Run":
     """Create the run of a study."""
     tags = {
         STUDY: study_id,
@@ -238,6 +214,7 @@ def _new_study_run(client: "MlflowClient", project: Project, name: str, study_id
         "mlflow.source.name": f"mnist tune {model} --study {name}",
         "mlflow.source.type": "PROJECT",
         "mlflow.user": getpass.getuser(),
+        **process_tags(),
     }
     experiment = client.get_experiment_by_name(tuning_experiment_name(project))
-    return StudyRun(client, client.create_run(experiment.experiment_id, tags=tags, run_name=f"{name} study"))
+    return client.create_run(experiment.experiment_id, tags=tags, run_name=f"{name} study")

@@ -59,7 +59,8 @@ from mnist_pipeline.tracking.contents import (
     read_training,
     text_digest,
 )
-from mnist_pipeline.tracking.runs import deliver_kept, find_run_by_digest, new_run
+from mnist_pipeline.tracking.outbox import deliver
+from mnist_pipeline.tracking.runs import find_run_by_digest, new_run
 from mnist_pipeline.tracking.store import open_store
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.training.params import Params
@@ -107,8 +108,7 @@ def sync(project: Project, params: Params) -> Agreement:
     from filelock import FileLock
 
     client, lock, found = open_store(project), read_lock(project), Agreement()
-    if kept := deliver_kept(project, client):
-        found.restored.append(kept)
+    found.restored.extend(deliver(project, client))
     # Two at once would each restore the same run.
     with FileLock(project.artifacts / ".sync.lock"):
         for model in map(ModelId, params.models):
@@ -123,7 +123,7 @@ def sync(project: Project, params: Params) -> Agreement:
 
 def run_of(project: Project, params: Params, model: ModelId) -> str:
     """Return the id of the run that trained the model in the workspace; restore the run if it is gone."""
-    deliver_kept(project, client := open_store(project))
+    deliver(project, client := open_store(project))
     return _Trained(project, params, model, client, read_lock(project)).run()[0].info.run_id
 
 
@@ -182,7 +182,7 @@ class _Trained:
             # The model was trained by hand: what lies there now is the best guess, and no more.
             return present_origin(self.project, self.params, self.model)
         lineage = trace_lineage(self.project, self.lock, self.inputs)
-        then = _with_values(self.params, lineage.parameters).with_seed(self.model.seed)
+        then = with_values(self.params, lineage.parameters).with_seed(self.model.seed)
         YAML(typ="safe").dump(then.model_dump(mode="json", exclude_none=True), values := StringIO())
         text = self.project.params.read_text(encoding="utf-8") if then == self.params else values.getvalue()
         present = present_inputs(self.project, "train", self.model)
@@ -267,13 +267,14 @@ class _Trained:
             self.client.set_tag(run.info.run_id, LINEAGE_DIGEST, text_digest(files[LINEAGE]))
 
 
-def _with_values(params: Params, values: Mapping[str, Any]) -> Params:
-    """Return the parameters with other values, by dotted key."""
+def with_values(params: Params, values: Mapping[str, Any]) -> Params:
+    """Return the parameters with other values, by dotted key, but for those of data that are another project's."""
     content = params.model_dump(mode="json")
     try:
         for key, value in values.items():
             *path, last = key.split(".")
-            reduce(getitem, path, content)[last] = value
+            if content[[*path, last][0]] is not None:
+                reduce(getitem, path, content)[last] = value
         return Params.model_validate(content)
     except (ValidationError, LookupError, TypeError) as error:
         raise UserError(

@@ -37,12 +37,8 @@ def adopt(project: Project, params: Params, study: optuna.Study, confirm: int, n
     Where the study counts weights too, it is enough to be more accurate or smaller. Current parameters with more
     weights than the study allows cannot stay, whatever their accuracy.
 
-    Args:
-        project: its `params.yaml` is changed.
-        params: the content of `params.yaml`.
-        study: the study.
-        confirm: with how many seeds both are trained again, none of which the study has used; 0 trusts the study.
-        number: of the trial; the best one if None, which a study with a Pareto front does not have.
+    Both are trained again with `confirm` seeds, none of which the study has used; 0 trusts the study. The best trial is
+    taken if `number` names none, which a study with a Pareto front does not have.
 
     Raises:
         UserError: there is no such model or complete trial, or `params.yaml` cannot be changed.

@@ -84,11 +84,7 @@ def warn_of_waiting(count: int) -> None:
 def ray_workers(resources: Resources, worker: type, plan: Plan, data: TrainingData) -> Generator[Hire]:
     """Start Ray, or join a cluster; return what starts a worker there. None is alive afterwards, however it ends.
 
-    Args:
-        resources: what may be used.
-        worker: class of the workers, called as `Worker` is.
-        plan: the study's.
-        data: sent to each machine once, where all workers read the same copy.
+    The data are sent to each machine once, where all workers read the same copy.
 
     Raises:
         UserError: Ray cannot be started, or the cluster cannot be joined or has too little.

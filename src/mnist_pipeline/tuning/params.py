@@ -91,20 +91,12 @@ class _File(Section):
 
 
 def tune_params(params: Params) -> Tune:
-    """Return the section `tune`; a file without it searches nothing.
-
-    Raises:
-        UserError: it breaks a rule: a sentence for each key, as for the rest of `params.yaml`.
-    """
+    """Return the section `tune`, empty if the file has none; a UserError says for each key which rule it breaks."""
     return check_params("params.yaml", {"tune": params.tune} if params.tune else {}, _File).tune
 
 
 def space_of(params: Params, name: str) -> Space:
-    """Return the checked search space of a model.
-
-    Raises:
-        UserError: the model has none, or `check_space` refuses it.
-    """
+    """Return the checked search space of a model; a UserError says if it has none, or what `check_space` refuses."""
     model, spaces = params.model(name), tune_params(params).space
     if name not in spaces:
         tuned = ", ".join(known for known in spaces if known in params.models) or "those that have one (none yet)"
@@ -124,7 +116,9 @@ def check_space(space: Space, model: ModelParams, name: str, image_size: tuple[i
     for path, values in space.items():
         where = f"params.yaml: tune.space.{name}.{path}"
         if path not in nodes:
-            raise UserError(f"{where} is not a parameter of models.{name}{_nearest(path, nodes)}.")
+            close = difflib.get_close_matches(path, nodes, n=1, cutoff=0.5)
+            hint = f"the nearest is {close[0]}" if close else f"it has {', '.join(nodes)}"
+            raise UserError(f"{where} is not a parameter of models.{name}; {hint}.")
         for other in space:
             if path.startswith(f"{other}."):
                 raise UserError(f"{where} is a part of {other}, which varies too: keep one of the two.")
@@ -141,11 +135,7 @@ def check_space(space: Space, model: ModelParams, name: str, image_size: tuple[i
 
 
 def apply(model: ModelParams, values: Values) -> ModelParams:
-    """Return the model with the value at each path replaced, checked like any entry of `params.yaml`.
-
-    Raises:
-        UserError: the model refuses this combination of values.
-    """
+    """Return the model with the value at each path replaced; a UserError says if it refuses this combination."""
     try:
         return _replaced(model, values)
     except ValidationError as error:
@@ -206,12 +196,3 @@ def _contains(values: FloatRange | IntRange | Choice, value: Any) -> bool:
         return False
     steps = (value - values.low) / values.step if values.step else 0
     return abs(steps - round(steps)) < 1e-8
-
-
-def _nearest(path: str, paths: Mapping[str, Any]) -> str:
-    """Return a hint at the path that was meant; a right name in the wrong section counts more than a likeness."""
-    same_name = [known for known in paths if known.rpartition(".")[2] == path.rpartition(".")[2]]
-    close = difflib.get_close_matches(path, same_name or list(paths), n=1, cutoff=0.0 if same_name else 0.5)
-    if close:
-        return f"; the nearest is {close[0]}"
-    return f"; it has {', '.join(paths)}"

@@ -152,11 +152,7 @@ class Plan:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds in `90s`, `30m`, `2h` or `1h30m`.
-
-    Raises:
-        UserError: it is none of these, or zero.
-    """
+    """Return the seconds in `90s`, `30m`, `2h` or `1h30m`; a UserError says if it is none of these, or zero."""
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
     hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     if not (total := hours * 3600 + minutes * 60 + seconds):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
+from mnist_pipeline.tracking.contents import as_metrics
 from mnist_pipeline.tracking.studies import TrialEnd
 from mnist_pipeline.tuning.plan import GOALS, Goal
 from mnist_pipeline.tuning.storage import Studies
@@ -43,7 +45,8 @@ def complete_of(study: optuna.Study) -> list[FrozenTrial]:
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
     """Return the best complete trial, on a Pareto front the most accurate one; None if there is none."""
-    return next(iter(complete_of(study)), None)
+    goal, complete = goal_of(study), study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(complete, key=lambda trial: goal.rank(trial.values), default=None)
 
 
 def front_of(study: optuna.Study) -> list[FrozenTrial]:
@@ -68,17 +71,19 @@ def trial_ends(study: optuna.Study) -> list[TrialEnd]:
     return [trial_end(study, trial) for trial in _ended(study)]
 
 
-def trial_end(study: optuna.Study, trial: FrozenTrial) -> TrialEnd:
-    """Return what MLflow is told of a trial that has ended."""
-    mishap = mishap_of(trial)
+def trial_end(study: optuna.Study, trial: FrozenTrial, epochs: Sequence[Any] | None = None) -> TrialEnd:
+    """Return what MLflow is told of a trial that has ended; of its epochs the study knows the number that decides."""
+    mishap, curve, name = mishap_of(trial), trial.intermediate_values, f"val_{goal_of(study).number}"
+    begin, end = (when and int(when.timestamp() * 1000) for when in (trial.datetime_start, trial.datetime_complete))
     return TrialEnd(
         number=trial.number,
         outcome=outcome_of(trial),
         values=values_of(trial),
         metrics=trial.user_attrs.get(RESULT, {}),
-        curve=trial.intermediate_values,
-        curve_name=f"val_{goal_of(study).number}",
+        epochs=epochs or [metric for step, value in curve.items() for metric in as_metrics({name: value}, step)],
         error=f"the process was {mishap}" if mishap else trial.user_attrs.get("error"),
+        begin=begin,
+        end=end,
     )
 
 
@@ -117,21 +122,11 @@ def show_result(study: optuna.Study, validation_images: int) -> None:
     elif current.number == best.number:
         say("That is the current parameters: no trial did better.")
     else:
-        _show_gain(goal, current, best, validation_images)
-
-
-def _show_gain(goal: Goal, current: FrozenTrial, best: FrozenTrial, validation_images: int) -> None:
-    """Print by how much the best trial is better than the current parameters, and what they differ by."""
-    before, after = current.values[0], best.values[0]
-    noise = ""
-    if goal.number == "accuracy":
-        error = math.sqrt(after * (1 - after) / validation_images)
-        noise = f" (standard error of each, on {validation_images} images: {error:.2%})"
-    gain = goal.number_text(after - before, sign="+")
-    say(f"The current parameters: {goal.text(current.values)}, so {gain} on one seed{noise}.")
-    both = pd.DataFrame({"current": current.params, "best": best.params}, dtype=object)
-    different = both[both["current"] != both["best"]].rename_axis("parameter").reset_index()
-    say(different.to_string(index=False, float_format="{:.4g}".format))
+        error = math.sqrt(best.values[0] * (1 - best.values[0]) / validation_images) if goal.number == "accuracy" else 0
+        noise = f" (standard error of each, on {validation_images} images: {error:.2%})" if error else ""
+        gain = goal.number_text(best.values[0] - current.values[0], sign="+")
+        say(f"The current parameters: {goal.text(current.values)}, so {gain} on one seed{noise}.")
+        say(_text(study, _table(study, [best, current])))
 
 
 def show_study(study: optuna.Study, limit: int | None = None) -> None:
@@ -147,15 +142,11 @@ def show_study(study: optuna.Study, limit: int | None = None) -> None:
         say(f"\n{_front_text(study)}")
     if importances := importances_of(study):
         say("\nImportance (PED-ANOVA: which parameters set the best tenth apart):")
-        say(pd.Series(importances).to_string(float_format="{:.2f}".format))
+        say(pd.Series(importances).rename(_short_name).to_string(float_format="{:.2f}".format))
 
 
 def show_studies(studies: Studies) -> None:
-    """Print one row per study; those that cannot be read get a notice.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Print one row per study; those that cannot be read get a notice; a UserError says if there is none."""
     rows: list[dict[str, Any]] = []
     for name in studies.names():
         try:
@@ -187,20 +178,34 @@ def importances_of(study: optuna.Study) -> dict[str, float]:
     numbers = [trial.values[0] for trial in complete_of(study)]
     if len(numbers) < IMPORTANCE_TRIALS or len(set(numbers)) == 1:
         return {}
-    return optuna.importance.get_param_importances(simplified(study))
+    with warnings.catch_warnings(action="ignore"):  # that low values are taken for good: `_loss` sees to it
+        return optuna.importance.get_param_importances(study, target=_loss if goal_of(study).small else None)
 
 
-def simplified(study: optuna.Study) -> optuna.Study:
-    """Return a copy in memory whose only value is the number that decides, and whose parameters have short names."""
-    trials = study.get_trials()
-    names = _short_names(trials)
-    for trial in trials:
-        trial.values = trial.values[:1] if trial.values else None
-        trial.params = {names[path]: value for path, value in trial.params.items()}
-        trial.distributions = {names[path]: values for path, values in trial.distributions.items()}
-    copy = optuna.create_study(study_name=study.study_name, direction=study.directions[0])
-    copy.add_trials(trials)
-    return copy
+def draw(study: optuna.Study) -> str:
+    """Return Optuna's figures as one page with all the code that it needs (5 MB); empty below two complete trials."""
+    if len(complete_of(study)) < 2:
+        return ""
+    from optuna import visualization  # which takes seconds
+
+    goal, title = goal_of(study), f"Study {study.study_name}"
+    options: dict[str, Any] = {"target_name": f"validation {goal.number}"}
+    number: Any = (lambda trial: trial.values[0]) if goal.small else None  # pyright: ignore
+    kinds = ("optimization_history", "parallel_coordinate", "slice")
+    figures = [getattr(visualization, f"plot_{kind}")(study, target=number, **options) for kind in kinds]
+    if importances_of(study):
+        with warnings.catch_warnings(action="ignore"):
+            figures.append(visualization.plot_param_importances(study, target=_loss if goal.small else None, **options))
+    if goal.small:
+        figures.append(visualization.plot_pareto_front(study, target_names=[options["target_name"], "weights"]))
+    parts = [figure.to_html(full_html=False, include_plotlyjs=not index) for index, figure in enumerate(figures)]
+    body = f'<body style="font-family: sans-serif; margin: 2em"><h1>{title}</h1>'
+    return f'<!DOCTYPE html>\n<meta charset="utf-8"><title>{title}</title>\n{body}\n' + "\n".join(parts)
+
+
+def _loss(trial: FrozenTrial) -> float:
+    """Return the accuracy such that lower is better, as PED-ANOVA takes it for a value that is picked out of two."""
+    return -trial.values[0]
 
 
 def _best_first(study: optuna.Study, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
@@ -216,20 +221,14 @@ def _count(study: optuna.Study) -> Counter[str]:
     return Counter(outcome_of(trial) for trial in _ended(study))
 
 
-def _short_names(trials: Iterable[FrozenTrial]) -> dict[str, str]:
-    """Return for each parameter's path as few of its last parts as tell it from the others."""
-    paths = [*dict.fromkeys(path for trial in trials for path in trial.params)]
-    names: dict[str, str] = {}
-    for path in paths:
-        parts = path.split(".")
-        tails = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        names[path] = next(tail for tail in tails if sum(f".{other}".endswith(f".{tail}") for other in paths) == 1)
-    return names
+def _short_name(path: str) -> str:
+    """Return a parameter's path without its section: `optimizer.learning_rate`; no two sections share a name."""
+    return path.partition(".")[2] or path
 
 
 def _table(study: optuna.Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     """Return one row per trial: number, outcome, values, epochs, seconds, parameters by short names."""
-    names, rows = _short_names(trials), list[dict[str, Any]]()
+    rows = list[dict[str, Any]]()
     for trial in trials:
         result = trial.user_attrs.get(RESULT, {})
         row = {
@@ -240,7 +239,7 @@ def _table(study: optuna.Study, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
             "epochs": result.get("epochs", trial.last_step or math.nan),
             "seconds": result.get("training_seconds", math.nan),
         }
-        rows.append(row | {names[path]: value for path, value in trial.params.items()})
+        rows.append(row | {_short_name(path): value for path, value in trial.params.items()})
     return pd.DataFrame(rows, dtype=object)
 
 

@@ -9,14 +9,14 @@ PRUNED without training.
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mnist_pipeline.core.errors import UserError
@@ -30,14 +30,12 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count as a trial asked for."""
 CURRENT = "current parameters"
 """Origin of the trial that a study starts from."""
+LATEST = 1_000
+"""The sampler goes by so many trials, because what it takes grows with them."""
 
 
 def load_study(studies: Studies, name: str) -> optuna.Study:
-    """Open an existing study.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
+    """Open an existing study; a UserError says if there is none, or it cannot be read."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = studies.names()
     if name in known:
@@ -88,32 +86,33 @@ def count_done(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=DONE))
 
 
-def ask(study: optuna.Study, plan: Plan) -> Trial | None:
-    """Start the next trial; None if the study has all that were asked for, ended or running, or the time is up."""
+def wants_more(study: optuna.Study, plan: Plan) -> bool:
+    """Return whether another trial is to start: some that were asked for have not been started, and there is time."""
+    started = study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING))
+    return len(started) < plan.trials and not plan.is_time_up
+
+
+def ask(study: optuna.Study, plan: Plan) -> Trial:
+    """Start the next trial, if the study `wants_more`."""
     known = study.get_trials(deepcopy=False)
-    if plan.is_time_up or sum(trial.state in (*DONE, TrialState.RUNNING) for trial in known) >= plan.trials:
-        return None
-    # A trial that was killed before it had all its parameters is as if it had never been.
-    asked = [trial for trial in known if trial.params.keys() == plan.space.keys()]
-    if not any(trial.state is TrialState.WAITING for trial in known):
-        _queue_what_comes_first(study, plan, asked)
+    _queue_what_comes_first(study, plan, known)
     # All parameters in every trial: conditional ones would be sampled independently of the others.
     space = {path: _distribution(values) for path, values in plan.space.items()}
-    study.sampler = sampler(plan, space, asked)
+    study.sampler = sampler(plan, space, known)
     return study.ask(space)
 
 
-def _queue_what_comes_first(study: optuna.Study, plan: Plan, asked: Sequence[FrozenTrial]) -> None:
+def _queue_what_comes_first(study: optuna.Study, plan: Plan, known: Sequence[FrozenTrial]) -> None:
     """Queue the current parameters if they were never asked for, or else what met with a mishap and may be tried again.
 
     An interruption by the user is not held against the parameters.
     """
-    if not asked:
-        known = parameters_of(plan.model)
-        first = {path: encode(known[path]) for path in plan.space}
+    if not known:
+        values = parameters_of(plan.model)
+        first = {path: encode(values[path]) for path in plan.space}
         study.enqueue_trial(first, user_attrs={"origin": CURRENT, "attempt": 1})
-    retried = {trial.user_attrs.get("retry_of") for trial in asked}
-    for trial in asked:
+    retried = {trial.user_attrs.get("retry_of") for trial in known}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.FAIL,)):
         mishap, attributes = mishap_of(trial), trial.user_attrs
         attempt = attributes.get("attempt", 1) + (mishap == "killed")
         if mishap and trial.number not in retried and attempt <= ATTEMPTS:
@@ -137,8 +136,8 @@ def mishap_of(trial: FrozenTrial) -> Literal["killed", "interrupted"] | None:
     return trial.user_attrs.get("mishap", "killed")
 
 
-class KnownSpaceSampler(optuna.samplers.TPESampler):
-    """TPE in a space that is the same in all trials: Optuna's own looks through all of them for what they share."""
+class BoundedSampler(optuna.samplers.TPESampler):
+    """TPE in a space that all trials share, by the latest of them: Optuna's own goes through all of them each time."""
 
     def __init__(self, space: Mapping[str, BaseDistribution], seed: int, *, jointly: bool) -> None:
         """Sample from a space, all parameters jointly or each by itself."""
@@ -149,20 +148,55 @@ class KnownSpaceSampler(optuna.samplers.TPESampler):
         """Return what is sampled jointly."""
         return self._joint
 
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Sample jointly."""
+        return super().sample_relative(Latest.of(study), trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Sample a parameter by itself."""
+        return super().sample_independent(Latest.of(study), trial, param_name, param_distribution)
+
+
+class Latest(InMemoryStorage):
+    """The latest trials of a study, as a study of their own that nobody writes to."""
+
+    trials: Sequence[FrozenTrial] = ()
+
+    @classmethod
+    def of(cls, study: optuna.Study) -> optuna.Study:
+        """Show so many trials of a study."""
+        storage = cls()
+        storage.trials = study.get_trials(deepcopy=False)[-LATEST:]
+        storage.create_new_study(study.directions, study.study_name)
+        return optuna.load_study(study_name=None, storage=storage)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return them, whatever the study."""
+        return [trial for trial in self.trials if states is None or trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Ignore what TPE would tell other processes."""
+
 
 def sampler(
-    plan: Plan, space: Mapping[str, BaseDistribution], asked: Sequence[FrozenTrial]
+    plan: Plan, space: Mapping[str, BaseDistribution], known: Sequence[FrozenTrial]
 ) -> optuna.samplers.BaseSampler:
     """Return TPE with a seed of its own for each trial.
 
     Retries do not count, so that a study that was killed and resumed asks the questions it would have asked.
     """
-    questions = sum("retry_of" not in trial.user_attrs for trial in asked)
+    questions = sum("retry_of" not in trial.user_attrs for trial in known)
     seed = int(np.random.SeedSequence([plan.params.seed, questions]).generate_state(1)[0])
     # For two objectives not NSGA-II, whose first generation of 50 random trials is longer than most of our studies, and
     # each parameter by itself: Optuna reports a gain of sampling them jointly for one objective only. On a synthetic
     # trade-off of accuracy and weights, joint sampling often stayed with one choice of layers, and its front was worse.
-    return KnownSpaceSampler(space, seed, jointly=not plan.goal.small)
+    return BoundedSampler(space, seed, jointly=not plan.goal.small)
 
 
 def pruner(plan: Plan) -> optuna.pruners.BasePruner:

@@ -18,15 +18,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mnist_pipeline.core.console import say, warn
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
+from mnist_pipeline.tracking.runs import epoch_metrics
 from mnist_pipeline.tracking.store import open_store
-from mnist_pipeline.tracking.studies import StudyRun, TrialRun, study_run
+from mnist_pipeline.tracking.studies import StudyRun, study_run
 from mnist_pipeline.training.data import TrainingData
 from mnist_pipeline.training.history import Epoch
 from mnist_pipeline.tuning import results
 from mnist_pipeline.tuning.cluster import Hire, Resources, WorkerLostError, answer, ray_workers, warn_of_waiting
 from mnist_pipeline.tuning.plan import EPOCHS, Plan, amount
 from mnist_pipeline.tuning.storage import find_studies
-from mnist_pipeline.tuning.study import ask, count_done, create_or_resume, load_study, recover, values_of
+from mnist_pipeline.tuning.study import ask, count_done, create_or_resume, load_study, recover, values_of, wants_more
 from mnist_pipeline.tuning.worker import Result, Worker
 
 FAILURES = 3
@@ -44,10 +45,7 @@ SILENCE = 30
 def tune(plan: Plan, resources: Resources | None = None, worker: type = Worker) -> None:
     """Run the study until it has the trials asked for; an interrupted or killed one goes on where it stopped.
 
-    Args:
-        plan: what the study is about.
-        resources: what it may use; by default one trial at a time, with all cores.
-        worker: class of the workers; benchmarks and tests have others, which do not train.
+    By default it may use all cores for one trial at a time. Benchmarks and tests have workers that do not train.
 
     Raises:
         UserError: the study is running elsewhere or is about something else, the data are missing, or trials fail.
@@ -58,6 +56,7 @@ def tune(plan: Plan, resources: Resources | None = None, worker: type = Worker) 
         recover(study)
         try:
             with _recorded(plan.project, study) as record:
+                record.forget(len(study.get_trials(deepcopy=False)))
                 record.reconcile(results.trial_ends(study))
                 if missing := max(plan.trials - count_done(study), 0):
                     allotted = replace(resources, workers=min(resources.workers, missing))
@@ -96,21 +95,17 @@ def _recorded(project: Project, study: optuna.Study, *, directly: bool = False) 
             yield record
         finally:
             record.log_result(results.summary_numbers(study), results.files_of(study))
-        from mnist_pipeline.tuning.figures import draw  # importing what draws takes seconds
-
-        record.log_result({}, draw(study))
+        if page := results.draw(study):
+            record.log_result({}, {"figures.html": page})
 
 
 def _log_session(plan: Plan, study: optuna.Study, record: StudyRun, workers: int) -> None:
     """Print what this session is going to do, and log it."""
     length = f"{amount(plan.model.training.epochs, 'epoch')} each at most"
     timeout = f", {plan.timeout} at most" if plan.timeout else ""
-    tags = {
-        "sampler": "TPE, each parameter by itself" if plan.goal.small else "TPE, multivariate",
-        "pruner": plan.pruner,
-        "objective": plan.objective,
-        "budget": f"{amount(plan.trials, 'trial')}, {length}{timeout}, {workers} at once",
-    }
+    sampler = "TPE, each parameter by itself" if plan.goal.small else "TPE, multivariate"
+    budget = f"{amount(plan.trials, 'trial')}, {length}{timeout}, {workers} at once"
+    tags = {"sampler": sampler, "pruner": plan.pruner, "objective": plan.objective, "budget": budget}
     record.log_session(plan.project, plan.params, plan.name, tags)
     say(f"{_state(plan, study)}, {length}, {workers} at once.")
 
@@ -129,9 +124,7 @@ class Driver:
     workers: int
     """Trials at once."""
     hire: Hire
-    _running: dict[int, tuple[Trial, TrialRun]] = field(default_factory=dict[int, tuple[Trial, TrialRun]])
-    _free: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a trial has failed, so that another one may start."""
+    _running: dict[int, Trial] = field(default_factory=dict[int, Trial])
     _failures: int = 0
     """Trials that failed since one ended well."""
     _deaths: int = 0
@@ -141,20 +134,13 @@ class Driver:
     """Trials that were done when this session began."""
 
     def run(self) -> None:
-        """Run trials until the study has all that were asked for or the time is up; leave none RUNNING.
-
-        Raises:
-            Exception: of the last of three trials that failed one after the other.
-            UserError: a worker cannot work here, or too many were lost.
-        """
+        """Run trials until the study has all that were asked for or the time is up; leave none RUNNING."""
         self._before = count_done(self.study)
         try:
             self._run_loop()
         except BaseException:
             # It can come anywhere, such as between the words to the study and those to MLflow.
-            recover(self.study, {number: trial for number, (trial, _) in self._running.items()})
-            for trial in [self.study.get_trials(deepcopy=False)[number] for number in self._running]:
-                self._close(trial)
+            recover(self.study, self._running)
             self.record.reconcile(results.trial_ends(self.study))
             raise
 
@@ -169,29 +155,28 @@ class Driver:
             signal.signal(signal.SIGTERM, on_terminate)
 
     async def _work_together(self) -> None:
-        """Have all workers work until one of them finds that all is done, or cannot go on."""
+        """Have all workers work until there is no trial to start and none is running, or one of them cannot go on."""
         if task := asyncio.current_task():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        tasks = [asyncio.create_task(self._work()) for _ in range(self.workers)]
+        working = {asyncio.create_task(self._work()) for _ in range(self.workers)}
         try:
             await asyncio.sleep(0)  # the workers get ready meanwhile
             _log_session(self.plan, self.study, self.record, self.workers)
-            ended = set[asyncio.Task[None]]()
-            while not ended:
+            while self._running or wants_more(self.study, self.plan):
                 was_training = bool(self._running)
-                ended, _ = await asyncio.wait(tasks, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+                ended, working = await asyncio.wait(working, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()
                 if not (ended or was_training or self._running):
                     warn_of_waiting(self.workers)
-            for task in ended:
-                task.result()
         finally:
-            for task in tasks:
+            for task in working:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*working, return_exceptions=True)
 
     async def _work(self) -> None:
         """Have a worker, or others in its place, train one trial after the other until no more are wanted."""
-        while self._running or (not self.plan.is_time_up and count_done(self.study) < self.plan.trials):
+        while wants_more(self.study, self.plan):
             try:
                 with self.hire() as worker:
                     await self._train_trials(worker)
@@ -209,28 +194,28 @@ class Driver:
         if isinstance(tags, Exception):
             raise tags
         for _ in range(TRIALS_PER_PROCESS):
-            while (trial := ask(self.study, self.plan)) is None:
-                if not self._running:
-                    return
-                self._free.clear()
-                await self._free.wait()
-            await self._train(worker, trial, tags)
+            if not wants_more(self.study, self.plan):
+                return
+            await self._train(worker, ask(self.study, self.plan), tags)
 
     async def _train(self, worker: Any, trial: Trial, tags: Mapping[str, str]) -> None:
-        """Have a worker train a trial; tell Optuna and MLflow what comes of it."""
-        values, stopped = values_of(trial), False
+        """Have a worker train a trial; tell the study, which decides, and then MLflow what comes of it."""
+        self._running[trial.number] = trial
+        values, stopped, metrics = values_of(trial), False, list[Any]()
         reference = worker.start.remote(values)
-        run = self.record.start_trial(trial.number, values, tags)
-        self._running[trial.number] = trial, run
         try:
             while isinstance(found := await answer(reference), Epoch):
                 stopped = self._report(trial, found, values.get(EPOCHS, self.plan.model.training.epochs))
                 reference = worker.go_on.remote(stopped)
-                run.log_epoch(found)  # only now, because the worker need not wait for it
+                metrics += epoch_metrics(found)
         except WorkerLostError as error:
-            self._end(trial, error)
-            raise
-        self._end(trial, found, stopped=stopped)
+            found = error
+        ended = self._tell(trial, found, stopped)
+        del self._running[trial.number]
+        self.record.log_trial(results.trial_end(self.study, ended, metrics), tags)
+        say(self._line(ended))
+        if isinstance(found, WorkerLostError) or self._failures == FAILURES:
+            raise found
 
     def _report(self, trial: Trial, epoch: Epoch, last: int) -> bool:
         """Tell Optuna of an epoch; return whether the trial is to stop."""
@@ -239,35 +224,21 @@ class Driver:
         trial.report(self.plan.goal.measure(epoch), epoch.epoch)
         return epoch.epoch < last and trial.should_prune()  # in the last epoch there is nothing left to save
 
-    def _end(self, trial: Trial, end: Result | Exception, *, stopped: bool = False) -> None:
-        """Write down how a trial ended: in the study first, which decides."""
-        if isinstance(end, Result):
-            self._failures = self._deaths = 0
-            ended = self._tell(trial, end, stopped)
-        else:
+    def _tell(self, trial: Trial, end: Result | Exception, stopped: bool) -> FrozenTrial:
+        """Tell the study how a trial ended."""
+        if isinstance(end, Exception):
             if not isinstance(end, WorkerLostError):
                 self._failures += 1
                 trial.set_user_attr("error", f"{type(end).__name__}: {end}")
-            ended = self.study.tell(trial, state=TrialState.FAIL)
-        self._close(ended)
-        say(self._line(ended))
-        if isinstance(end, Exception):
-            self._free.set()
-            if self._failures == FAILURES:
-                raise end
-
-    def _tell(self, trial: Trial, result: Result, stopped: bool) -> FrozenTrial:
-        trial.set_user_attr(results.RESULT, result.metrics)
+            return self.study.tell(trial, state=TrialState.FAIL)
+        self._failures = self._deaths = 0
+        trial.set_user_attr(results.RESULT, end.metrics)
         if self.plan.max_parameters is not None:
-            trial.set_constraint("weights", result.weights - self.plan.max_parameters)
-        if result.best is None or stopped:
+            trial.set_constraint("weights", end.weights - self.plan.max_parameters)
+        if end.best is None or stopped:
             return self.study.tell(trial, state=TrialState.PRUNED)
-        weights = [float(result.weights)] if self.plan.goal.small else []
-        return self.study.tell(trial, [self.plan.goal.measure(result.best), *weights])
-
-    def _close(self, trial: FrozenTrial) -> None:
-        _, run = self._running.pop(trial.number)
-        run.end(results.trial_end(self.study, trial))
+        weights = [float(end.weights)] if self.plan.goal.small else []
+        return self.study.tell(trial, [self.plan.goal.measure(end.best), *weights])
 
     def _line(self, trial: FrozenTrial) -> str:
         """Return one line on a trial that has ended, for a terminal and a log file alike.
@@ -279,20 +250,17 @@ class Driver:
         number, best = trial.number, results.best_of(study)
         value = goal.text(trial.values) if trial.values else ""  # so far, if it was pruned
         aligned = f"{value:>{len('98.12%, 12,345,678 weights' if goal.small else '100.00%')}}"
-        front = f"front of {len(results.front_of(study))}, " if goal.small else ""
         found = f"best {goal.number_text(best.values[0])} (trial {best.number})" if best else "none is complete yet"
         error = f"  ({trial.user_attrs['error']})" if "error" in trial.user_attrs else ""
         return (
-            f"trial {number:>{width}}  {results.outcome_of(trial):<9}  {aligned}  {front if best else ''}{found}  "
+            f"trial {number:>{width}}  {results.outcome_of(trial):<9}  {aligned}  {found}  "
             f"{done:>{width}}/{self.plan.trials} done{results.count_others(study)}{self._left(done)}{error}"
         )
 
     def _left(self, done: int) -> str:
-        """Estimate the time left as h:mm:ss; the timeout may come first."""
+        """Estimate the time left, at most until the timeout, as h:mm:ss."""
         if not self._before < done < self.plan.trials:
             return ""
         now, left = time.monotonic(), self.plan.trials - done
-        seconds, until_timeout = left * (now - self._since) / (done - self._before), max(self.plan.until - now, 0)
-        if seconds <= until_timeout:
-            return f", {timedelta(seconds=round(seconds))} left"
-        return f", time is up in {timedelta(seconds=round(until_timeout))}"
+        seconds = min(left * (now - self._since) / (done - self._before), max(self.plan.until - now, 0))
+        return f", {timedelta(seconds=round(seconds))} left"

@@ -37,16 +37,14 @@ class Result:
     @property
     def metrics(self) -> dict[str, float]:
         """Its numbers by name, for the study and MLflow alike."""
-        if self.best is None:
-            return {"parameters": self.weights}
-        return {
-            "parameters": self.weights,
+        best = self.best and {
             "best_epoch": self.best.epoch,
             "best_val_accuracy": self.best.val_accuracy,
             "best_val_loss": self.best.val_loss,
             "epochs": self.epochs,
             "training_seconds": round(self.seconds, 1),
         }
+        return {"parameters": self.weights, **(best or {})}
 
 
 @dataclass(repr=False)  # Ray would print it, half-made and with all the data

@@ -1,16 +1,14 @@
 """MLflow's own web page, pointed at the project's store and opened where the models are ranked."""
 
-import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
-from http.client import HTTPConnection, HTTPException
 from typing import Never
-from urllib.parse import quote
-
-import psutil
 
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.page import free_port, open_page
@@ -18,6 +16,8 @@ from mnist_pipeline.core.project import Project
 from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.page.views import MODELS_VIEWS
 from mnist_pipeline.tracking.store import experiment_name, open_store, tracking_uri
+
+COMMAND = ("mlflow", "ui", "--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log", "--port")
 
 
 def serve(project: Project, port: int | None, *, browser: bool) -> None:
@@ -27,26 +27,29 @@ def serve(project: Project, port: int | None, *, browser: bool) -> None:
     only if there is a desktop.
 
     Raises:
-        UserError: the port is taken.
+        UserError: the port is taken, or the store cannot be used.
         SystemExit: MLflow could not start, or ended by itself; why has been printed.
     """
     uri = tracking_uri(project)
     if uri.startswith("http"):
-        experiment = open_store(project).get_experiment_by_name(experiment_name(project))
-        _show(public_uri(uri), experiment.experiment_id, browser=browser)
+        _show(project, public_uri(uri), browser=browser)
         return
     port = free_port(port, 5000)
     say(f"MLflow is starting on port {port} … (Ctrl+C ends it)")
+    with suppress(KeyboardInterrupt):
+        _run(project, uri, port, browser=browser)
+
+
+def _run(project: Project, uri: str, port: int, *, browser: bool) -> Never:
+    open_store(project)  # so that the page has something to show, and nobody races to create it
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # unless nohup lets it outlive its terminal
         signal.signal(signal.SIGHUP, signal.default_int_handler)
     with tempfile.TemporaryFile() as log:
         server = _start(project, uri, port, log.fileno())
         try:
-            if experiment := _await_experiment(project, server, port):
-                _show(f"http://127.0.0.1:{port}", experiment, browser=browser)
+            if _is_there(server, port):
+                _show(project, f"http://127.0.0.1:{port}", browser=browser)
             server.wait()
-        except KeyboardInterrupt:
-            return
         finally:
             _stop(server)
         log.seek(0)
@@ -54,62 +57,45 @@ def serve(project: Project, port: int | None, *, browser: bool) -> None:
     raise SystemExit(1)
 
 
-def _show(server: str, experiment: str, *, browser: bool) -> None:
+def _show(project: Project, address: str, *, browser: bool) -> None:
     """Print where the views of the pipeline's runs are, and open the first."""
+    experiment = open_store(project).get_experiment_by_name(experiment_name(project)).experiment_id
     for view in MODELS_VIEWS:
-        say(f"{view.name}: {view.address(server, experiment)}")
+        say(f"{view.name}: {view.address(address, experiment)}")
     if browser:
-        open_page(MODELS_VIEWS[0].address(server, experiment))
+        open_page(MODELS_VIEWS[0].address(address, experiment))
 
 
-def _start(project: Project, uri: str, port: int, log: int) -> psutil.Process:
-    """Fork `mlflow ui`: this process stays small, for it does not import MLflow, which takes 200 MB."""
-    number = os.fork()
-    if not number:
-        _become_mlflow(project, uri, port, log)
-    return psutil.Process(number)
+def _start(project: Project, uri: str, port: int, log: int) -> subprocess.Popen[bytes]:
+    """Start `mlflow ui` in a process group of its own, because Ctrl+C is for this process, which ends all of the group.
 
-
-def _become_mlflow(project: Project, uri: str, port: int, log: int) -> Never:
-    """Prepare the store, in a process group of our own, and be replaced by `mlflow ui`, which says all to a log."""
-    os.setsid()  # Ctrl+C is for the parent, which ends all of the group
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    open_store(project)  # so that the page has something to show, and nobody races to create it
+    The store is named in the environment, not among the arguments, where every user could read a password.
+    """
     environment = {
         **os.environ,
-        # In the environment and not among the arguments, where every user of the machine could read a password.
         "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes, for language models
         "PYTHONWARNINGS": "ignore",
     }
-    os.chdir(project.home)
-    for stream in (1, 2):
-        os.dup2(log, stream)
-    quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning --no-access-log")
-    command = [sys.executable, "-m", "mlflow", "ui", "--port", str(port), *quiet]
-    os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is what we want
+    command = [sys.executable, "-m", *COMMAND, str(port)]
+    return subprocess.Popen(command, cwd=project.home, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
-def _await_experiment(project: Project, server: psutil.Process, port: int) -> str | None:
-    """Return the id of the pipeline's experiment as soon as the server answers; None if it ended instead."""
-    while True:
-        connection = HTTPConnection("127.0.0.1", port, timeout=30)
-        with suppress(OSError, HTTPException):
-            name = quote(experiment_name(project), safe="")
-            connection.request("GET", f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}")
-            return json.load(connection.getresponse())["experiment"]["experiment_id"]
-        with suppress(psutil.TimeoutExpired):
-            server.wait(0.2)
-            return None
+def _is_there(server: subprocess.Popen[bytes], port: int) -> bool:
+    """Wait until a server listens; return False if it ended instead."""
+    while server.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        time.sleep(0.2)
+    return False
 
 
-def _stop(server: psutil.Process) -> None:
+def _stop(server: subprocess.Popen[bytes]) -> None:
     """End a server and its workers, by force after a second."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a second Ctrl+C would leave some of them
     for number, patience in ((signal.SIGTERM, 1), (signal.SIGKILL, None)):
         with suppress(ProcessLookupError):
             os.killpg(server.pid, number)
-        with suppress(psutil.TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             server.wait(patience)
