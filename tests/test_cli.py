@@ -1,5 +1,6 @@
 """The front door: quick, plain and never a traceback for a user's mistake."""
 
+import io
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from mnist_pipeline import cli
+from mnist_pipeline.core.console import say
 from mnist_pipeline.core.processes import held
 from mnist_pipeline.core.project import ModelId, Project
 from typed import Mnist
@@ -136,3 +138,10 @@ def test_the_doctor_finds_a_broken_setup(mnist: Mnist, project: Project) -> None
     assert "broken" in done.printed
     assert "is removed" in done.printed
     assert not rwlock.exists()
+
+
+def test_a_terminal_that_knows_only_ascii_gets_a_question_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    cli.run_command(lambda: say("7 ▀"))
+    assert written.getvalue() == b"7 ?\n"

@@ -5,6 +5,7 @@ Everything heavy is imported inside the command that needs it, so that `mnist --
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -68,6 +69,9 @@ def run_command(application: Callable[[], object]) -> None:
     """Run a Typer app; a user's mistake is one sentence and status 1, an interruption one line and status 130."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's greetings are no news
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows only ASCII shows a question mark
     atexit.register(gc.freeze)  # or the interpreter would look for garbage in all of TensorFlow, for seconds
     try:
         application()
