@@ -26,7 +26,7 @@ One run per study, with one child run per trial: click *Training runs* at the le
 * A trial is FINISHED if it trained to the end, KILLED if it was pruned or its network was too large to be trained (the
   tag `outcome` says which), FAILED with the reason in its tag `error`.
 * All accuracies and losses are on the validation split: the test split takes no part.
-* A study's **Artifacts** hold `figures.html`, to be explored offline, the same as pictures, and its trials as a table.
+* A study's **Artifacts** hold `figures.html`, to be explored offline, and its trials as a table.
 * The run of an adopted trial and those of the trainings with its parameters link to each other.
 """
 
