@@ -18,17 +18,28 @@ from mnist_pipeline.training.params import ModelParams, Params, load_params
 from one_training import EXAMPLES, TrainingJob
 
 FAST: dict[str, Any] = {
-    "architecture": {"dropout": 0.0},
+    "normalization": "standard",
+    "architecture": {
+        "blocks": [
+            {"filters": 16, "kernel_size": 5, "convolutions": 1, "pooling": 2, "dropout": 0.0},
+            {"filters": 32, "kernel_size": 3, "convolutions": 1, "pooling": 2, "dropout": 0.0},
+        ],
+        "dropout": 0.0,
+    },
     "training": {
-        "epochs": 2,
+        "epochs": 1,
+        "batch_size": 192,
         "optimizer": {"learning_rate": 0.01, "weight_decay": 0.01, "beta_2": 0.9},
+        "schedule": {"warmup": 0.15},
+        "label_smoothing": 0.1,
         "weight_average": 0.0,
     },
     "augmentation": {"rotation": 0.0, "shift": 0.0, "zoom": 0.0, "shear": 0.0, "elastic": 0.0},
 }
-"""What `fast` has different from `cnn` in params.yaml: a published two-epoch recipe (tuomaso/train_mnist_fast).
+"""What `fast` has different from `cnn` in params.yaml: the least that has 99.0 % on validation.
 
-To change it, compare the column `validation accuracy` of `--only fast`: the test images choose nothing."""
+It goes back to a published two-epoch recipe (tuomaso/train_mnist_fast). One epoch is enough with smoothed labels, which
+add 0.2 % there. To change it, compare the column `validation %` of `--only fast`: the test images choose nothing."""
 
 CONTESTANTS = ("fast", "cnn", *EXAMPLES)
 """In the order in which a round trains them."""

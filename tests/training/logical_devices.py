@@ -20,11 +20,12 @@ STATISTICS = fit_statistics(TRAIN.images)
 
 
 def divide_cpu() -> None:
-    """Make two logical devices; to be called before TensorFlow is used."""
+    """Make two logical devices, with what `choose_device` sets for GPUs; to be called before TensorFlow is used."""
     import tensorflow as tf
 
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    tf.config.experimental.enable_op_determinism()
 
 
 def make_model(

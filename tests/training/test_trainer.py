@@ -1,10 +1,13 @@
 """The training loop keeps its promises on a problem that takes a second."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from numpy.random import mtrand
 
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project
@@ -206,6 +209,20 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"device is `gpu`.*sees only.*\.\[gpu\]"):
         choose_device("gpu")
     assert choose_device("auto").kind == "cpu"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TensorFlow's CUDA packages are for Linux")
+def test_the_cuda_library_that_tensorflow_does_not_find_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "nvidia" / "cusolver" / "lib" / "libcusolver.so.11"
+    library.parent.mkdir(parents=True)
+    shutil.copy(str(mtrand.__file__), library)  # any library will do
+    (tmp_path / "nvidia_cusolver_cu12-11.7.dist-info").mkdir()
+    (tmp_path / "nvidia_cusolver_cu12-11.7.dist-info" / "METADATA").write_text("Name: nvidia-cusolver-cu12\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    choose_device("auto")
+    assert str(library) in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 def test_images_of_any_size_and_number_of_classes_are_learned_from(mlp: ModelParams) -> None:

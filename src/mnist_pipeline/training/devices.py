@@ -1,9 +1,11 @@
 """Where a training runs, and in which precision."""
 
+import ctypes
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any, Literal
 
 from mnist_pipeline.core.console import quiet_native_logs
@@ -78,7 +80,8 @@ def choose_device(
 ) -> Device:
     """Choose the devices to train on. Call it before TensorFlow has computed anything.
 
-    `auto` takes every visible GPU, otherwise the CPU. GPUs get memory growth, so that two processes can share one.
+    `auto` takes every visible GPU, otherwise the CPU. GPUs get memory growth, so that two processes can share one, and
+    operations whose results repeat to the bit, which costs them nothing for networks of this size.
 
     Args:
         wanted: kind of device.
@@ -88,6 +91,7 @@ def choose_device(
     Raises:
         UserError: `gpu` is wanted and TensorFlow sees none, or the precision is slower than float32 on the device.
     """
+    _load_solver()
     with quiet_native_logs():  # CUDA calls it an error that there is no GPU
         import tensorflow as tf
 
@@ -103,6 +107,7 @@ def choose_device(
         tf.config.set_visible_devices([], "GPU")
         return Device("cpu", ("/device:CPU:0",), _choose_policy(precision, []), xla=False)
     policy = _choose_policy(precision, gpus)
+    tf.config.experimental.enable_op_determinism()  # a CPU's results repeat without it
     for gpu in gpus:
         if memory_share < 1:
             limit = tf.config.LogicalDeviceConfiguration(memory_limit=int(memory_share * _smallest_memory()))
@@ -112,6 +117,16 @@ def choose_device(
     names = tuple(f"/device:GPU:{index}" for index in range(len(gpus)))
     # Keras hands the step of all replicas to XLA as one, and XLA compiles for one device.
     return Device("gpu", names, policy, xla=len(gpus) == 1)
+
+
+def _load_solver() -> None:
+    """Load the one CUDA library that TensorFlow 2.21 cannot find among the packages of its extra `and-cuda`.
+
+    The search path of its loader lacks the folder of this package, and without the library it uses no GPU at all.
+    """
+    with suppress(PackageNotFoundError, OSError):  # no GPU is wanted, or TensorFlow says what is missing
+        package = distribution("nvidia-cusolver-cu12")
+        ctypes.CDLL(str(package.locate_file("nvidia/cusolver/lib/libcusolver.so.11")))
 
 
 def _smallest_memory() -> float:
