@@ -28,8 +28,7 @@ FAST: dict[str, Any] = {
     },
     "training": {
         "epochs": 1,
-        "batch_size": 192,
-        "optimizer": {"learning_rate": 0.01, "weight_decay": 0.01, "beta_2": 0.9},
+        "optimizer": {"learning_rate": 0.012, "weight_decay": 0.01, "beta_2": 0.9},
         "schedule": {"warmup": 0.15},
         "label_smoothing": 0.1,
         "weight_average": 0.0,

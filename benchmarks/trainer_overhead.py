@@ -116,8 +116,7 @@ def bare_loop(params: ModelParams, data: "TrainingData", seed: int, device: "Dev
         with tf.GradientTape() as tape:
             logits = network(images, training=True)
             loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
-        gradients = tape.gradient(loss, network.trainable_variables)
-        network.update(gradients)
+        network.optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
         return loss
 
     @tf.function

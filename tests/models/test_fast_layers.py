@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_model import RAW, build, cnn
 
-from mnist_pipeline.models.fast_layers import CompiledDropout, accelerate
+from mnist_pipeline.models.fast_layers import accelerate
 from mnist_pipeline.models.model import save_model
 
 tf = pytest.importorskip("tensorflow")
@@ -57,15 +57,3 @@ def test_the_model_keeps_its_layers_its_weights_and_its_file(tmp_path: Path) -> 
     assert [id(weight) for weight in fast.weights] == [id(weight) for weight in model.weights]
     save_model(model, tmp_path / "after.keras")
     assert (tmp_path / "before.keras").read_bytes() == (tmp_path / "after.keras").read_bytes()
-
-
-def test_dropout_drops_its_share_anew_at_each_step_and_depends_on_its_state() -> None:
-    plain = keras.layers.Dropout(0.3)
-    layer, ones, state = CompiledDropout(plain), tf.ones((100, 200)), plain.seed_generator.state
-    first, second = layer(ones, training=True).numpy(), layer(ones, training=True).numpy()
-    np.testing.assert_allclose(np.unique(first), [0, 1 / 0.7], rtol=1e-6)
-    assert (first == 0).mean() == pytest.approx(0.3, abs=0.01)
-    assert not np.array_equal(first, second)
-    state.assign(state - [0, 1])  # as a checkpoint of after the first step has it
-    np.testing.assert_array_equal(layer(ones, training=True), second)
-    np.testing.assert_array_equal(layer(ones, training=False), ones)

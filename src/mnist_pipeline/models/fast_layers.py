@@ -31,7 +31,7 @@ def accelerate(model: keras.Model) -> keras.Model:
             return layers.Identity()
         if isinstance(layer, layers.BatchNormalization) and len(_shape(layer)) == 4:
             return FusedBatchNormalization(layer)
-        return CompiledDropout(layer) if isinstance(layer, layers.Dropout) else layer
+        return layer
 
     return keras.models.clone_model(model, clone_function=exchange)
 
@@ -69,23 +69,6 @@ class FusedBatchNormalization(layers.Wrapper):
         plain.moving_mean.assign(mean)
         plain.moving_variance.assign(variance)
         return outputs
-
-
-class CompiledDropout(layers.Wrapper):
-    """Dropout whose choice XLA compiles."""
-
-    def call(self, inputs: Any, training: bool = False) -> Any:
-        """Drop units by the state of Keras' layer."""
-        plain: Any = self.layer
-        return inputs * _kept(inputs, plain.seed_generator.next(), plain.rate) if training else inputs
-
-
-@tf.function(jit_compile=True)
-def _kept(inputs: Any, seed: Any, rate: float) -> Any:
-    """Return 0 for what is dropped, and 1 / (1 - rate) for the rest."""
-    # The generator is named, because XLA's own is another one, and slower.
-    draws: Any = tf.random.stateless_uniform(tf.shape(inputs), seed, dtype=inputs.dtype, alg="philox")
-    return tf.cast(draws >= rate, inputs.dtype) / (1 - rate)
 
 
 class PooledConvolution(layers.Wrapper):

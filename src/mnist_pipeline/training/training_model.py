@@ -47,23 +47,13 @@ class TrainingModel(keras.Model):
             loss: Any = self.compute_loss(y=targets, y_pred=logits)  # a replica's share
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        self.update(gradients)
+        self.optimizer.apply(gradients, self.trainable_variables)
         for metric in self.metrics:
             if metric.name == "loss":
                 metric.update_state(loss * replicas)
             else:
                 metric.update_state(targets, logits)
         return self.get_metrics_result()
-
-    def update(self, gradients: Sequence[Any]) -> None:
-        """Change the weights."""
-        single = self.distribute_strategy.num_replicas_in_sync == 1  # XLA compiles for one device
-        (self._update_compiled if single else self._update)(gradients)
-
-    def _update(self, gradients: Sequence[Any]) -> None:
-        self.optimizer.apply(gradients, self.trainable_variables)
-
-    _update_compiled = tf.function(_update, jit_compile=True)  # one operation instead of hundreds
 
     def distort(self, pixels: tf.Tensor) -> tf.Tensor:
         """Distort images as the optimizer's step and the replica say, so that a resumed training draws the same."""
