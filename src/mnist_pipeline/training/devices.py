@@ -81,7 +81,7 @@ def choose_device(
     """Choose the devices to train on. Call it before TensorFlow has computed anything.
 
     `auto` takes every visible GPU, otherwise the CPU. GPUs get memory growth, so that two processes can share one, and
-    operations whose results repeat to the bit, which costs them nothing for networks of this size.
+    operations whose results repeat to the bit.
 
     Args:
         wanted: kind of device.
