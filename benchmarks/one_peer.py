@@ -15,9 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -25,6 +26,7 @@ Array = Any
 """NumPy arrays and tensors."""
 Predict = Callable[[Array], Array]
 """From pixels, uint8 (n, 28, 28), to labels (n,)."""
+Precision = Literal["float32", "bfloat16"]
 MEAN, DEVIATION = 0.1307, 0.3081
 """Of the pixels, in PyTorch's example."""
 
@@ -65,7 +67,7 @@ class Task:
         return float((labels == self.validation_labels).mean())
 
 
-def cnn(task: Task) -> tuple[Clock, Predict]:
+def cnn(task: Task, precision: Precision = "float32") -> tuple[Clock, Predict]:
     """Train `cnn` of params.yaml by the pipeline's trainer, with its checkpoint."""
     from mnist_pipeline.core.project import find_project
     from mnist_pipeline.data.dataset import Subset
@@ -82,7 +84,7 @@ def cnn(task: Task) -> tuple[Clock, Predict]:
     training = params.training.model_copy(update={"epochs": task.epochs(params.training.epochs)})
     subsets = Subset(task.images, task.labels), Subset(task.validation, task.validation_labels)
     data = TrainingData(*subsets, load_statistics(project.normalization), load_data(project))
-    device = choose_device("cpu", "float32")
+    device = choose_device("cpu", precision)
     with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
         clock = Clock()
         model: Any = train(
@@ -118,7 +120,7 @@ def keras_convnet(task: Task) -> tuple[Clock, Predict]:
     return clock, lambda images: model.predict(recipe.inputs(images), **quiet).argmax(axis=1)
 
 
-def torch_cnn(task: Task) -> tuple[Clock, Predict]:
+def torch_cnn(task: Task, precision: Precision = "float32") -> tuple[Clock, Predict]:
     """Train `cnn` with the recipe of params.yaml, as a user of PyTorch would write it: eager, in channels last."""
     import torch
     from torch import nn, optim
@@ -131,23 +133,32 @@ def torch_cnn(task: Task) -> tuple[Clock, Predict]:
     features = nn.Conv2d(1, 24, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(24, 32, 3), nn.MaxPool2d(2), nn.ReLU()
     classes = nn.Flatten(), nn.Dropout(0.3), nn.Linear(800, 256), nn.ReLU(), nn.Dropout(0.3), nn.Linear(256, 10)
     net = nn.Sequential(*features, *classes).to(memory_format=torch.channels_last)
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.995))
     optimizer = optim.AdamW(net.parameters(), 0.004, betas=(0.7, 0.99), eps=1e-7, weight_decay=0.05, fused=True)
     steps = epochs * (len(labels) // batch)
     schedule = optim.lr_scheduler.OneCycleLR(optimizer, 0.004, steps, pct_start=0.3, cycle_momentum=False)
+
+    def read(pixels: Array) -> Array:
+        with mixed:
+            return _read(average, pixels)
+
     for _ in range(epochs):
         for x, y in _batches(images, labels, batch):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(net(_distort(x)), y).backward()
+            distorted = _distort(x)
+            with mixed:
+                loss = nn.functional.cross_entropy(net(distorted), y)
+            loss.backward()
             optimizer.step()
             schedule.step()
             average.update_parameters(net)
-        accuracy = task.accuracy(_read(average, validation))
+        accuracy = task.accuracy(read(validation))
         if accuracy > max(clock.accuracies, default=-1.0):
             best = {name: tensor.clone() for name, tensor in average.state_dict().items()}
         clock.end_epoch(accuracy)
     average.load_state_dict(best)
-    return clock, lambda images: _read(average, _pixels(images))
+    return clock, lambda images: read(_pixels(images))
 
 
 def torch_example(task: Task) -> tuple[Clock, Predict]:
@@ -232,8 +243,10 @@ def svc(task: Task) -> tuple[Clock, Predict]:
 
 PEERS: dict[str, tuple[Callable[[Task], tuple[Clock, Predict]], str]] = {
     "cnn": (cnn, "tensorflow"),
+    "cnn_bfloat16": (partial(cnn, precision="bfloat16"), "tensorflow"),
     "keras_convnet": (keras_convnet, "tensorflow"),
     "torch_cnn": (torch_cnn, "torch"),
+    "torch_cnn_bfloat16": (partial(torch_cnn, precision="bfloat16"), "torch"),
     "torch_example": (torch_example, "torch"),
     "keras_convnet_jax": (keras_convnet, "jax"),
     "svc": (svc, "scikit-learn"),

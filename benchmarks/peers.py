@@ -25,6 +25,8 @@ from mnist_pipeline.training.params import load_params
 from one_peer import PEERS
 from time_to_accuracy import job_of
 
+IN_FLOAT32 = [name for name in PEERS if not name.endswith("bfloat16")]
+"""The peers that every processor can train at a sensible speed."""
 GOAL = 0.99
 """Validation accuracy whose time is taken."""
 HEADINGS = (
@@ -32,8 +34,9 @@ HEADINGS = (
 )  # fmt: skip
 NOTES = (
     "Mean ± standard deviation over the seeds, each training in a process of its own. All learn from the 55,000 images "
-    "of the pipeline's train split in float32. The time starts before the network is built and includes compilation "
-    "and validation on the 5,000 images of the validation split; imports and preparing the pixels are left out.",
+    "of the pipeline's train split, in float32 where the name has no other precision. The time starts before the "
+    "network is built and includes compilation and validation on the 5,000 images of the validation split; imports and "
+    "preparing the pixels are left out.",
     "s per epoch: of all but the first, in which some compile. s to the goal: to the end of the first epoch that "
     "reaches it on validation. The test accuracy is that of the weights handed over: the best on validation (cnn, "
     "torch_cnn), the last (the others). It chose nothing. Peak MB is the memory of the process.",
@@ -55,7 +58,9 @@ class PeerJob(Job):
 @app.command()
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each peer, with seeds 0, 1, ...")] = 1,
-    only: Annotated[str, typer.Option(help="Peers, with commas.")] = ",".join(PEERS),
+    only: Annotated[str, typer.Option(help=f"Peers, with commas; there are {', '.join(PEERS)}.")] = ",".join(
+        IN_FLOAT32
+    ),
     torch: Annotated[str, typer.Option(envvar="TORCH_PYTHON", help="Interpreter that has PyTorch.")] = "",
     jax: Annotated[str, typer.Option(envvar="JAX_PYTHON", help="Interpreter that has Keras and JAX.")] = "",
     results: Annotated[Path, typer.Option(help="JSON lines, one per training; an .md goes beside it.")] = (

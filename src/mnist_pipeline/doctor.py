@@ -11,7 +11,7 @@ from mnist_pipeline.core.console import console
 from mnist_pipeline.core.errors import UserError, explain
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.data.idx import RAW_FILES
-from mnist_pipeline.provenance.environment import code_tags
+from mnist_pipeline.provenance.environment import code_diff, code_tags
 from mnist_pipeline.provenance.pipeline import make_ready
 from mnist_pipeline.provenance.redaction import public_uri
 from mnist_pipeline.tracking.store import open_store, tracking_uri
@@ -69,7 +69,7 @@ def _device() -> str:
 
 
 def _git(project: Project) -> str:
-    state = code_tags(project)
+    state = code_tags(project, code_diff(project.repository))
     if state["git_commit"] == "no commit":
         return "no commit: runs are logged without one; DVC needs `dvc config --local core.no_scm true` outside git"
     changed = ", changed" if state["git_dirty"] == "true" else ""

@@ -34,7 +34,7 @@ def test_what_stages_write_and_what_git_ignores_is_no_change_of_the_code(root: P
     (root / "ignored.py").write_text("no = 1\n")
     (root / "notes.txt").write_text("no source\n")
     assert code_diff(root) == ""
-    assert code_tags(find_project(root)) == {
+    assert code_tags(find_project(root), code_diff(root)) == {
         "mlflow.source.git.commit": git(root, "rev-parse", "HEAD").strip(),
         "mlflow.source.git.branch": "main",
         "git_commit": git(root, "rev-parse", "HEAD").strip(),
@@ -49,7 +49,7 @@ def test_a_recorded_diff_restores_changed_and_untracked_sources(root: Path, tmp_
     patch = tmp_path / "uncommitted.diff"
     patch.write_text(code_diff(root), encoding="utf-8")
     assert git(root, "status", "--porcelain") == index
-    assert code_tags(find_project(root))["git_dirty"] == "true"
+    assert code_tags(find_project(root), code_diff(root))["git_dirty"] == "true"
     git(root, "clone", "--quiet", ".", str(tmp_path / "clone"))
     git(tmp_path / "clone", "apply", str(patch))
     for path in (MODULE, "src/new.py"):
@@ -78,4 +78,4 @@ def test_the_commit_of_a_repository_around_the_project_is_not_its_own(root: Path
     project = root / "ignored.py"
     project.mkdir()
     (project / "params.yaml").write_text("seed: 0\n")
-    assert code_tags(find_project(project)) == {"git_commit": NO_COMMIT}
+    assert code_tags(find_project(project), code_diff(project)) == {"git_commit": NO_COMMIT}

@@ -51,8 +51,8 @@ def experiment_tags() -> dict[str, str]:
     return {tag: os.environ[variable] for tag, variable in variables.items() if os.environ.get(variable)}
 
 
-def code_tags(project: Project) -> dict[str, str]:
-    """Return the commit (or `no commit`), the branch, and whether anything is uncommitted."""
+def code_tags(project: Project, diff: str) -> dict[str, str]:
+    """Return the commit (or `no commit`), the branch, and whether anything is uncommitted, by what `code_diff` says."""
     root = project.repository
     # Inside somebody else's repository, HEAD says nothing about us.
     commit = git(root, "rev-parse", "HEAD") if git(project.top, "ls-files", "params.yaml") else None
@@ -62,7 +62,7 @@ def code_tags(project: Project) -> dict[str, str]:
         "mlflow.source.git.commit": commit.strip(),
         "mlflow.source.git.branch": (git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
         "git_commit": commit.strip(),
-        "git_dirty": str(bool(code_diff(root))).lower(),
+        "git_dirty": str(bool(diff)).lower(),
     }
 
 

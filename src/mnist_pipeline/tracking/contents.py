@@ -99,7 +99,8 @@ def present_origin(project: Project, params: Params, model: ModelId) -> Origin:
     text = project.params.read_text(encoding="utf-8")
     lineage = trace_lineage(project, read_lock(project), inputs) if inputs else None
     known = lineage and replace(lineage, environment=environment(project))
-    return Origin(params, text, code_tags(project) | experiment_tags(), code_diff(project.repository), known)
+    diff = code_diff(project.repository)
+    return Origin(params, text, code_tags(project, diff) | experiment_tags(), diff, known)
 
 
 def origin_files(origin: Origin) -> dict[str, str]:

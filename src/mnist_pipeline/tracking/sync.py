@@ -188,7 +188,8 @@ class _Trained:
         present = present_inputs(self.project, "train", self.model)
         if present and present.code == self.inputs.code:
             locked = replace(lineage, environment=lock_digest(self.project))
-            return Origin(then, text, code_tags(self.project), code_diff(self.project.repository), locked)
+            diff = code_diff(self.project.repository)
+            return Origin(then, text, code_tags(self.project, diff), diff, locked)
         return Origin(then, text, {"git_commit": UNKNOWN}, "", lineage)
 
     def _check(self, stage: str) -> None:
