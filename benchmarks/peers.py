@@ -2,7 +2,7 @@
 
 PyTorch and JAX are no part of the project: each has an environment of its own, anywhere outside it.
 
-    python -m venv torch && torch/bin/pip install torch==2.14.1 numpy
+    python -m venv torch && torch/bin/pip install torch==2.13.0 numpy
     python -m venv jax && jax/bin/pip install jax==0.10.2 keras==3.15.1
     python benchmarks/peers.py --torch torch/bin/python --jax jax/bin/python
 """

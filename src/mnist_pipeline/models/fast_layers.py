@@ -105,7 +105,7 @@ class PooledConvolution(layers.Wrapper):
         return largest + plain.bias if plain.use_bias else largest
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _patches(images: Any, blocks: int, pool: int, rows: int, columns: int) -> Any:
     """Return the patch behind each pooled pixel, block by block: (n, rows, columns, blocks * blocks * pool * pool)."""
     height, width = ((count - 1 + blocks) * pool for count in (rows, columns))
@@ -132,7 +132,7 @@ def _largest(values: Any) -> Any:
     return largest, partial(_to_place, place, values.shape[-2])
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _largest_and_place(values: Any) -> tuple[Any, Any]:
     largest, *others = tf.unstack(values, axis=-2)
     place = tf.zeros_like(largest, tf.int8)
@@ -142,7 +142,7 @@ def _largest_and_place(values: Any) -> tuple[Any, Any]:
     return largest, place
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _to_place(place: Any, places: int, gradient: Any) -> Any:
     is_there = place[..., None, :] == np.arange(places, dtype=np.int8)[:, None]
     return tf.where(is_there, gradient[..., None, :], tf.zeros((), gradient.dtype))

@@ -64,8 +64,8 @@ class TrainingModel(keras.Model):
         draw = step * self.distribute_strategy.num_replicas_in_sync + replica
         return self._distort(pixels, tf.stack([self._seed, draw]), tf.cast(step < self._augmented_steps, tf.float32))
 
-    # XLA fuses the gathers and the arithmetic of the warp: four times faster than op by op, on a CPU too. AutoGraph
-    # would look for half a second for control flow to convert, and there is none.
+    # XLA fuses the gathers and the arithmetic of the warp: four times faster than op by op, on a CPU too. There is no
+    # control flow to convert, for which AutoGraph would look for half a second.
     @tf.function(jit_compile=True, autograph=False)
     def _distort(self, pixels: tf.Tensor, seed: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
         return augment(pixels, self._augmentation, seed, strength=strength)
