@@ -17,6 +17,7 @@ from rich.table import Table
 from mnist_pipeline.core.console import console, say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import atomic_path
+from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.provenance.environment import cpu_model
 
 HERE = Path(__file__).parent
@@ -153,6 +154,12 @@ def by_contestant(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Group the records, in the order in which the contestants first appear."""
     names = dict.fromkeys(record["contestant"] for record in records)
     return {name: [record for record in records if record["contestant"] == name] for name in names}
+
+
+def clone(project: Project, folder: Path) -> Project:
+    """Return a clone of the project's last commit: what git has, and nothing else."""
+    subprocess.run(("git", "clone", "--quiet", "--shared", str(project.root), str(folder)), check=True)
+    return find_project(folder)
 
 
 def machine() -> str:

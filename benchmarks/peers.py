@@ -5,6 +5,8 @@ PyTorch and JAX are no part of the project: each has an environment of its own, 
     python -m venv torch && torch/bin/pip install torch==2.13.0 numpy
     python -m venv jax && jax/bin/pip install jax==0.10.2 keras==3.15.1
     python benchmarks/peers.py --torch torch/bin/python --jax jax/bin/python
+
+The table in docs/ has PyTorch's build for CPUs, where pip may install that for CUDA, which runs on a CPU, too.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ from one_peer import PEERS
 from time_to_accuracy import job_of
 
 IN_FLOAT32 = [name for name in PEERS if not name.endswith("bfloat16")]
-"""The peers that every processor can train at a sensible speed."""
+"""The peers that any processor may train; `choose_device` refuses bfloat16 where it does not pay."""
 GOAL = 0.99
 """Validation accuracy whose time is taken."""
 HEADINGS = (

@@ -4,7 +4,6 @@ In one process and turn by turn: an epoch of `training.trainer.train`, then the 
 over the same network, batches, compiled augmentation and optimizer, with a bare pass over the validation images.
 """
 
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import RESULTS, Grid, Statistic, machine, publish
+from bench import RESULTS, Grid, Statistic, clone, machine, publish
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import quiet_native_logs, say
 from mnist_pipeline.core.files import write_json
@@ -171,14 +170,13 @@ def measure_tracking(
 
 def throw_away(project: Project, folder: Path) -> Project:
     """Return a clone of the project with its data and DVC's cache, but a store and models of its own."""
-    copy = folder / "copy"
-    subprocess.run(("git", "clone", "--quiet", "--shared", str(project.root), str(copy)), check=True)
+    copy = clone(project, folder / "copy")
     for path in (project.raw, project.split, project.normalization):
-        target = copy / path.relative_to(project.root)
+        target = copy.root / path.relative_to(project.root)
         target.parent.mkdir(exist_ok=True)
         target.symlink_to(path)
-    (copy / ".dvc" / "cache").symlink_to(project.home / ".dvc" / "cache")
-    return find_project(copy)
+    (copy.root / ".dvc" / "cache").symlink_to(project.home / ".dvc" / "cache")
+    return copy
 
 
 def report(model: str, turns: Turns, tracking: float, epochs: int, results: Path) -> None:

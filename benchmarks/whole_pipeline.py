@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import HERE, RESULTS, Grid, Statistic, machine, publish
+from bench import HERE, RESULTS, Grid, Statistic, clone, machine, publish
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.errors import UserError
@@ -39,10 +39,12 @@ def main(
     results: Annotated[Path, typer.Option(help="Where to write the table.")] = RESULTS / "whole_pipeline.md",
 ) -> None:
     """Time the pipeline of the last commit in new clones. Run it inside the project, after `make run`."""
-    turns: list[Turn] = []
+    project, turns = find_project(), list[Turn]()
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory(prefix="mnist-benchmark-") as folder:
-            turns.append(one := measure(clone(find_project(), Path(folder) / "clone")))
+            copy = clone(project, Path(folder) / "clone")
+            shutil.copytree(project.raw, copy.raw)
+            turns.append(one := measure(copy))
         say(f"{one.whole:.0f} s, of which {one.fits:.0f} s for trainings and {one.imports:.0f} s for imports")
     ratios = [one.whole / (one.fits + one.imports) for one in turns]
     rows = [
@@ -53,14 +55,6 @@ def main(
     ]
     notes = (machine(), f"Mean ± standard deviation, n = {repetitions}. The data are there and are verified.")
     publish(results, Grid("The whole pipeline", ("", ""), rows), notes)
-
-
-def clone(project: Project, folder: Path) -> Project:
-    """Return a clone of the project with its raw data and nothing else that git does not have."""
-    subprocess.run(("git", "clone", "--quiet", "--shared", str(project.root), str(folder)), check=True)
-    copy = find_project(folder)
-    shutil.copytree(project.raw, copy.raw)
-    return copy
 
 
 def measure(project: Project) -> Turn:
