@@ -6,11 +6,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from bench import Grid, Statistic, publish
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import ModelId, Project, find_project
 from mnist_pipeline.core.records import read_json
+from tables import Grid, Statistic, publish
 
 BASELINES = Path(__file__).resolve().parents[1] / "baselines"
 HEADINGS = ("", "parameters", "published %", "test accuracy %", "validation accuracy %")

@@ -7,12 +7,13 @@ from typing import Annotated
 import psutil
 import typer
 
-from bench import HERE, RESULTS, Grid, Record, machine, measure_missing, publish
+from bench import HERE, RESULTS, Record, machine, measure_missing
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.project import find_project
 from mnist_pipeline.training.checkpoint import training_key
 from mnist_pipeline.tuning.worker import code_here
 from one_scaling import REPORTS, ScalingJob
+from tables import Grid, publish
 
 STORAGES = ("journal", "postgres")
 """Where studies are kept; the database runs on the same machine."""

@@ -18,13 +18,14 @@ from typing import Annotated
 
 import typer
 
-from bench import HERE, RESULTS, Grid, Job, Record, Statistic, by_contestant, machine, measure_missing, publish
+from bench import HERE, RESULTS, Job, Record, by_contestant, machine, measure_missing
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.files import file_digest
 from mnist_pipeline.core.project import find_project
 from mnist_pipeline.training.params import load_params
 from one_peer import PEERS
+from tables import Grid, Statistic, publish
 from time_to_accuracy import job_of
 
 IN_FLOAT32 = [name for name in PEERS if not name.endswith("bfloat16")]

@@ -12,9 +12,10 @@ import typer
 from PIL import Image
 from ruamel.yaml import YAML
 
-from bench import RESULTS, Grid, machine, publish
+from bench import RESULTS, machine
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.project import find_project
+from tables import Grid, publish
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import RESULTS, Grid, Statistic, machine, publish
+from bench import RESULTS, machine
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.files import content_digest, file_digest
 from mnist_pipeline.core.project import find_project
+from tables import Grid, Statistic, publish
 from trainer_overhead import throw_away
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ import psutil
 import typer
 from numpy.typing import NDArray
 
-from bench import HERE, RESULTS, Grid, Statistic, machine, publish
+from bench import HERE, RESULTS, machine
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.errors import UserError
@@ -34,6 +34,7 @@ from mnist_pipeline.core.records import read_json
 from mnist_pipeline.data.dataset import load_test, load_validation
 from mnist_pipeline.registry.candidate import Best
 from mnist_pipeline.tracking.store import tracking_uri
+from tables import Grid, Statistic, publish
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

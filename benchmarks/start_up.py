@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from bench import RESULTS, Grid, Statistic, machine, publish
+from bench import RESULTS, machine
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.project import find_project
 from mnist_pipeline.data.dataset import load_validation
+from tables import Grid, Statistic, publish
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

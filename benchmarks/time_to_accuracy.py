@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from bench import HERE, RESULTS, Grid, Record, Statistic, by_contestant, machine, measure_missing, publish
+from bench import HERE, RESULTS, Record, by_contestant, machine, measure_missing
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.files import file_digest, require
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.training.checkpoint import training_key
 from mnist_pipeline.training.params import ModelParams, Params, load_params
 from one_training import EXAMPLES, TrainingJob
+from tables import Grid, Statistic, publish
 
 FAST: dict[str, Any] = {
     "normalization": "standard",

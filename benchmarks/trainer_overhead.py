@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import RESULTS, Grid, Statistic, clone, machine, publish
+from bench import RESULTS, clone, machine
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import quiet_native_logs, say
 from mnist_pipeline.core.files import write_json
 from mnist_pipeline.core.project import ModelId, Project, find_project
 from mnist_pipeline.training.params import ModelParams, Params, load_params
+from tables import Grid, Statistic, publish
 
 if TYPE_CHECKING:
     from mnist_pipeline.training.data import TrainingData

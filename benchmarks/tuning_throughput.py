@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
-from bench import HERE, RESULTS, Grid, Record, Statistic, by_contestant, machine, measure_missing, publish
+from bench import HERE, RESULTS, Record, by_contestant, machine, measure_missing
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.project import find_project
 from mnist_pipeline.training.checkpoint import training_key
 from mnist_pipeline.training.params import load_params
 from mnist_pipeline.tuning.params import space_of
 from one_study import EXAMPLE, OURS, StudyJob
+from tables import Grid, Statistic, publish
 
 NOTES = (
     "Mean ± standard deviation over the studies. Same search space, same epochs, equal wall time, one process per "

@@ -11,12 +11,13 @@ from typing import Annotated
 
 import typer
 
-from bench import HERE, RESULTS, Grid, Statistic, clone, machine, publish
+from bench import HERE, RESULTS, clone, machine
 from mnist_pipeline.cli import run_command
 from mnist_pipeline.core.console import say
 from mnist_pipeline.core.errors import UserError
 from mnist_pipeline.core.project import Project, find_project
 from mnist_pipeline.tracking.store import find_runs
+from tables import Grid, Statistic, publish
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
