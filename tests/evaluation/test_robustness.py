@@ -34,6 +34,27 @@ def test_each_strength_changes_images_more_than_the_one_before(name: str) -> Non
     assert all(images.dtype == np.uint8 and images.shape == DIGITS.images.shape for images in worse)
 
 
+def test_a_blot_moves_as_its_corruption_says() -> None:
+    """Of 32 x 28 pixels, so that rows taken for columns would show; to either side, so that both are drawn."""
+    images = np.zeros((40, 32, 28), np.uint8)
+    images[:, 8:11, 15:18] = 200
+    rows, columns = np.mgrid[-15.5:16, -13.5:14]
+    before = complex(16 - 13.5, 9 - 15.5)
+
+    def places(name: str, strength: int) -> NDArray[np.complex128]:
+        moved = corrupt(images, name, strength).astype(float)
+        return (moved * (columns + 1j * rows)).sum(axis=(1, 2)) / moved.sum(axis=(1, 2))
+
+    np.testing.assert_allclose(np.abs(places("shift", 4) - before), 4, atol=0.1)
+    assert np.abs(np.mean(places("shift", 4) - before)) < 2, "in all directions"
+    angles = np.degrees(np.angle(places("rotation", 3) / before))
+    np.testing.assert_allclose(np.abs(angles), 30, atol=1)
+    factors = places("zoom", 2) / before
+    np.testing.assert_allclose(np.where(factors.real > 1, factors, 1 / factors), 1.2, atol=0.03)
+    assert 0.2 < np.mean(angles > 0) < 0.8
+    assert 0.2 < np.mean(factors.real > 1) < 0.8
+
+
 def test_every_model_is_shown_the_same_corrupted_images() -> None:
     for name in CORRUPTIONS:
         np.testing.assert_array_equal(corrupt(DIGITS.images, name, 3), corrupt(DIGITS.images, name, 3))

@@ -30,64 +30,70 @@ MARGIN = 0.02
 GRADED_FOR = 28
 """Shorter side, in pixels, of the images that the strengths are graded for; those in pixels grow with it."""
 
-Image = NDArray[np.float32]
-Corruption = Callable[[Image, int, np.random.Generator], Image]
-"""Makes an image, float32 (height, width) on the scale of 0 to 255, worse by a strength."""
+Images = NDArray[np.float32]
+Corruption = Callable[[Images, int, np.random.Generator], Images]
+"""Makes images, float32 (n, height, width) on the scale of 0 to 255, worse by a strength."""
 
 
-def _shift(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _shift(images: Images, strength: int, random: np.random.Generator) -> Images:
     """By 1 to 5 pixels of 28."""
-    angle = random.uniform(0, 2 * math.pi)
-    return _moved(image, np.eye(2), strength * _scale(image) * np.array([math.sin(angle), math.cos(angle)]))
+    angle = random.uniform(0, 2 * math.pi, len(images))
+    return _moved(images, np.eye(2), strength * _scale(images) * np.stack([np.cos(angle), np.sin(angle)], axis=1))
 
 
-def _rotation(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _rotation(images: Images, strength: int, random: np.random.Generator) -> Images:
     """By 10 to 50 degrees, to either side."""
-    angle = math.radians(10 * strength) * random.choice((-1, 1))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return _moved(image, np.array([[cosine, sine], [-sine, cosine]]), np.zeros(2))
+    angle = math.radians(10 * strength) * random.choice((-1, 1), len(images))
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return _moved(images, np.stack([cosine, -sine, sine, cosine], axis=1).reshape(-1, 2, 2), np.zeros(2))
 
 
-def _zoom(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _zoom(images: Images, strength: int, random: np.random.Generator) -> Images:
     """By a factor of 1.1 to 1.5, up or down."""
-    return _moved(image, np.eye(2) * (1 + 0.1 * strength) ** random.choice((-1, 1)), np.zeros(2))
+    factor = (1 + 0.1 * strength) ** random.choice((-1.0, 1.0), (len(images), 1, 1))
+    return _moved(images, factor * np.eye(2), np.zeros(2))
 
 
-def _noise(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _noise(images: Images, strength: int, random: np.random.Generator) -> Images:
     """With a standard deviation of 25 to 125 grey levels."""
-    return image + random.normal(0, 25 * strength, image.shape).astype(np.float32)
+    return images + random.normal(0, 25 * strength, images.shape).astype(np.float32)
 
 
-def _blur(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _blur(images: Images, strength: int, random: np.random.Generator) -> Images:
     """By a Gaussian with a standard deviation of 0.5 to 2.5 pixels of 28."""
     from scipy.ndimage import gaussian_filter
 
     del random
-    blurred: Any = gaussian_filter(image, 0.5 * strength * _scale(image))
+    blurred: Any = gaussian_filter(images, 0.5 * strength * _scale(images), axes=(1, 2))
     return blurred
 
 
-def _contrast(image: Image, strength: int, random: np.random.Generator) -> Image:
-    """With 0.83 to 0.15 of the distance to the mean that is left."""
+def _contrast(images: Images, strength: int, random: np.random.Generator) -> Images:
+    """With 0.83 to 0.15 of the distance to the image's mean that is left."""
     del random
-    return image.mean() + (image - image.mean()) * np.float32(1 - 0.17 * strength)
+    mean = images.mean(axis=(1, 2), keepdims=True)
+    return mean + (images - mean) * np.float32(1 - 0.17 * strength)
 
 
-def _occlusion(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _occlusion(images: Images, strength: int, random: np.random.Generator) -> Images:
     """By a blank square of 4 to 12 pixels of 28 a side, a seventh of the image or more from its rim."""
-    side = round((2 + 2 * strength) * _scale(image))
-    top, left = (random.integers(length // 7, length - length // 7 - side, endpoint=True) for length in image.shape)
-    covered = image.copy()
-    covered[top : top + side, left : left + side] = 0
-    return covered
+    side = round((2 + 2 * strength) * _scale(images))
+
+    def covered(length: int) -> NDArray[np.bool_]:
+        start = random.integers(length // 7, length - length // 7 - side, (len(images), 1), endpoint=True)
+        return (start <= np.arange(length)) & (np.arange(length) < start + side)
+
+    rows, columns = map(covered, images.shape[1:])
+    return np.where(rows[:, :, None] & columns[:, None, :], np.float32(0), images)
 
 
-def _uneven_light(image: Image, strength: int, random: np.random.Generator) -> Image:
+def _uneven_light(images: Images, strength: int, random: np.random.Generator) -> Images:
     """By 40 to 200 grey levels more at one edge than at the other."""
-    angle = random.uniform(0, 2 * math.pi)
-    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
-    plane = (math.sin(angle) * y + math.cos(angle) * x + math.sqrt(2)) / math.sqrt(8)
-    return image + (40 * strength * plane).astype(np.float32)
+    _, height, width = images.shape
+    angle = random.uniform(0, 2 * math.pi, (len(images), 1, 1))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    plane = (np.sin(angle) * y + np.cos(angle) * x + math.sqrt(2)) / math.sqrt(8)
+    return images + (40 * strength * plane).astype(np.float32)
 
 
 CORRUPTIONS: Mapping[str, Corruption] = {
@@ -105,7 +111,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 def corrupt(images: NDArray[np.uint8], name: str, strength: int) -> NDArray[np.uint8]:
     """Return images, uint8 (n, height, width), made worse by one of `CORRUPTIONS`; the same ones in every call."""
     random = np.random.default_rng([*CORRUPTIONS].index(name))  # the same directions and places for each strength
-    worse = [CORRUPTIONS[name](image, strength, random) for image in images.astype(np.float32)]
+    worse = CORRUPTIONS[name](images.astype(np.float32), strength, random)
     return np.rint(np.clip(worse, 0, 255)).astype(np.uint8)
 
 
@@ -161,16 +167,27 @@ def less_robust(candidate: Mapping[str, float], champion: Mapping[str, float]) -
     return f"; less robust to {', '.join(told)}" if worse else ""
 
 
-def _scale(image: Image) -> float:
+def _scale(images: Images) -> float:
     """Return how many pixels are one of an image that the strengths are graded for."""
-    return min(image.shape) / GRADED_FOR
+    return min(images.shape[1:]) / GRADED_FOR
 
 
-def _moved(image: Image, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Image:
-    """Return the image whose pixel p shows what lay at `matrix` (p - centre - shift) + centre; paper is 0."""
-    from scipy.ndimage import affine_transform
+def _moved(images: Images, matrix: NDArray[np.float64], shift: NDArray[np.float64]) -> Images:
+    """Return images whose pixel at p = (x, y) shows what lay at `matrix` (p - centre - shift) + centre; paper is 0.
 
-    centre = (np.array(image.shape) - 1) / 2
-    offset: Any = centre - matrix @ (centre + shift)
-    moved: Any = affine_transform(image, matrix, offset, order=1)
-    return moved
+    Args:
+        images: what is moved.
+        matrix: of each image, (n, 2, 2), or of all, (2, 2).
+        shift: right and down, in pixels, of each image, (n, 2), or of all, (2,).
+    """
+    import keras
+
+    count, height, width = images.shape
+    centre = (np.array([width, height]) - 1) / 2
+    offset = centre[:, None] - matrix @ (centre + shift)[..., None]
+    affine = np.empty((count, 2, 3))
+    affine[..., :2], affine[..., 2:] = matrix, offset
+    projective = np.pad(affine.reshape(count, 6), ((0, 0), (0, 2)))
+    with keras.device("cpu"):  # so that every machine makes the same images
+        moved: Any = keras.ops.image.affine_transform(images[..., None], projective, data_format="channels_last")
+    return np.asarray(moved)[..., 0]
