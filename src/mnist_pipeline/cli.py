@@ -72,6 +72,9 @@ def run_command(application: Callable[[], object]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows only ASCII shows a question mark
+    # TensorFlow and MLflow make a million objects that stay. At Python's 700 new ones per collection, the search for
+    # garbage among them takes a fifth of a command's time.
+    gc.set_threshold(10_000)
     atexit.register(gc.freeze)  # or the interpreter would look for garbage in all of TensorFlow, for seconds
     try:
         application()
