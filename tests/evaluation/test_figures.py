@@ -7,6 +7,7 @@ from fake_predictions import GOOD, PERFECT, fake
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from numpy.typing import NDArray
 
 from mnist_pipeline.evaluation import figures
 from small_project import MNIST
@@ -27,13 +28,13 @@ def test_the_confusion_matrix_shows_each_count_and_leaves_zeros_out() -> None:
 
 def test_the_gallery_shows_the_surest_errors_first() -> None:
     figure = figures.confidently_wrong("cnn", MNIST, GOOD.labels, GOOD.probabilities, GOOD.images)
-    titles = [axes.get_title() for axes in figure.axes]
+    titles = [text.get_text() for text in figure.axes[0].texts]
     assert len(titles) == 24
     surest = int(GOOD.probabilities[:30].max(axis=1).argmax())
     confidence = GOOD.probabilities[surest].max()
     label = GOOD.labels[surest]
     assert titles[0] == f"{label} taken for {(label + 1) % 10}\n{confidence:.1%} sure"
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), GOOD.images[surest])
+    np.testing.assert_array_equal(framed(figure)[0], GOOD.images[surest])
     shares = [float(title.split("\n")[1].split("%")[0]) for title in titles]
     assert shares == sorted(shares, reverse=True)
     assert any("24 surest of 30" in text for text in texts(figure))
@@ -42,7 +43,25 @@ def test_the_gallery_shows_the_surest_errors_first() -> None:
 def test_the_gallery_shows_few_errors_without_empty_frames() -> None:
     few = fake([*range(10)] * 2, wrong=2)
     figure = figures.confidently_wrong("cnn", MNIST, few.labels, few.probabilities, few.images)
-    assert len(figure.axes) == 2
+    surer = np.argsort(-few.probabilities[:2].max(axis=1))
+    np.testing.assert_array_equal(framed(figure), few.images[surer])
+
+
+def test_the_gallery_has_room_for_long_titles_between_wide_images() -> None:
+    names = MNIST.model_copy(update={"classes": ("ankle boot with laces", "trouser with a crease", *MNIST.classes[2:])})
+    wide = np.repeat(GOOD.images, 3, axis=2)
+    figure = figures.confidently_wrong("cnn", names, GOOD.labels % 2, GOOD.probabilities, wide)
+    figure.canvas.draw()
+    boxes = [each.get_window_extent() for each in (*figure.axes[0].texts, *figure.axes[0].patches)]
+    assert not any(one.overlaps(other) for index, one in enumerate(boxes) for other in boxes[:index])
+
+
+def framed(figure: Figure) -> list[NDArray[np.uint8]]:
+    """Return what the frames of a gallery surround, in order."""
+    sheet = np.asarray(figure.axes[0].images[0].get_array())
+    frames = [frame.get_bbox() for frame in figure.axes[0].patches if isinstance(frame, Rectangle)]
+    sides = [np.rint(np.add(frame.extents, 0.5)).astype(int) for frame in frames]
+    return [sheet[top:bottom, left:right] for left, top, right, bottom in sides]
 
 
 def test_the_gallery_says_so_when_there_is_no_error() -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BINS = 20
 """Intervals in which normalized pixels are counted."""
-SAMPLE = 5_000
+SAMPLE = 1_000
 """Images of which the distribution is drawn."""
 
 

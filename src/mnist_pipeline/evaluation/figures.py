@@ -4,6 +4,7 @@
 called. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
 """
 
+import math
 from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from pandas import DataFrame
@@ -60,21 +62,18 @@ def confidently_wrong(
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:24]
-    columns = 6
-    rows = max(1, -(-worst.size // columns))
-    figure = Figure(figsize=(9, 0.9 + 1.8 * rows), dpi=120, layout="constrained")
     if not wrong.size:
+        figure = Figure(figsize=(9, 1), dpi=120)
         figure.suptitle(f"{name}: all {len(labels):,} test {data.items} were classified correctly")
-    else:
-        which = f"the {worst.size} surest of {wrong.size:,}" if wrong.size > worst.size else f"all {wrong.size}"
-        figure.suptitle(f"{name}: misclassified test {data.items}, the surest first ({which})")
-    for place, index in enumerate(worst):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        axes.imshow(images[index], cmap="gray_r")
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_color(PALE)
-        true, other = (data.classes[label] for label in (labels[index], predicted[index]))
-        axes.set_title(f"{fill(f'{true} taken for {other}', 20)}\n{confidence[index]:.1%} sure", fontsize=10)
+        return figure
+    true, taken_for = ([data.classes[label] for label in each[worst]] for each in (labels, predicted))
+    titles = [
+        f"{fill(f'{one} taken for {other}', 20)}\n{sure:.1%} sure"
+        for one, other, sure in zip(true, taken_for, confidence[worst], strict=True)
+    ]
+    figure = _gallery(images[worst], titles)
+    which = f"the {worst.size} surest of {wrong.size:,}" if wrong.size > worst.size else f"all {wrong.size}"
+    figure.suptitle(f"{name}: misclassified test {data.items}, the surest first ({which})")
     return figure
 
 
@@ -96,6 +95,7 @@ def calibration(name: str, data: Data, labels: NDArray[np.uint8], probabilities:
     counts = below.bar(middles, table["images"], width=0.9 * (table["high"] - table["low"]), color=BLUE)
     below.bar_label(counts, fmt="{:,.0f}", padding=2, fontsize=8)
     below.set_yscale("log")
+    below.minorticks_off()
     below.set(xlabel="confidence (the largest of the probabilities)", ylabel="images", xlim=(0, 1.02))
     below.set_ylim(0.5, 5 * len(labels))
     for axes in (above, below):
@@ -141,6 +141,31 @@ def robustness(name: str, table: DataFrame) -> Figure:
     axes.set_title(f"{name}: accuracy on corrupted validation images, {table['mean'].iloc[1:].mean():.1%} on average")
     axes.legend(loc="lower left", frameon=False, ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _gallery(images: NDArray[np.uint8], titles: Sequence[str], columns: int = 6) -> Figure:
+    """Draw images, uint8 (n, height, width), in rows, each in a frame below its title, and leave room above them all.
+
+    As one image, because axes for each take three times as long.
+    """
+    count, height, width = images.shape
+    rows, beside = -(-count // columns), -(-width // 10)
+    inches, head, line = 9, 0.5, 0.17
+    scale = columns * (width + beside) / inches  # pixels of the images per inch
+    above = math.ceil(scale * line * (1.5 + max(title.count("\n") for title in titles)))
+    tiles = np.pad(images, ((0, rows * columns - count), (above, 0), (0, beside)))
+    sheet = np.block([list(row) for row in tiles.reshape(rows, columns, *tiles.shape[1:])])
+    tall = sheet.shape[0] / scale
+    figure = Figure(figsize=(inches, head + tall), dpi=120)
+    axes = figure.add_axes((0.5 * beside / sheet.shape[1], 0.01, 1, tall / (head + tall)))
+    axes.set_axis_off()
+    axes.imshow(sheet, cmap="gray_r", vmin=0, vmax=255, aspect="auto")
+    for place, title in enumerate(titles):
+        row, column = divmod(place, columns)
+        x, y = column * tiles.shape[2] - 0.5, row * tiles.shape[1] + above - 0.5
+        axes.text(x + width / 2, y - 0.25 * line * scale, title, ha="center", va="bottom", fontsize=10)
+        axes.add_patch(Rectangle((x, y), width, height, edgecolor=PALE, facecolor="none"))
     return figure
 
 
