@@ -72,10 +72,10 @@ def run_command(application: Callable[[], object]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows only ASCII shows a question mark
-    # TensorFlow and MLflow make a million objects that stay. At Python's 700 new ones per collection, the search for
-    # garbage among them takes a fifth of a command's time.
+    # TensorFlow and MLflow make a million objects that stay. Python would look for garbage among them after every 700
+    # new ones, for a fifth of a command's time, and once more at the end, for seconds.
     gc.set_threshold(10_000)
-    atexit.register(gc.freeze)  # or the interpreter would look for garbage in all of TensorFlow, for seconds
+    atexit.register(gc.freeze)
     try:
         application()
     except Exception as error:

@@ -134,13 +134,11 @@ def robustness_table(
     chosen = np.linspace(0, len(validation) - 1, min(images, len(validation))).astype(int)
     pixels, labels = validation.images[chosen], validation.labels[chosen]
 
-    cells = [(name, strength) for strength in STRENGTHS for name in CORRUPTIONS]
-    # In one call, because each costs as much as some hundred images.
-    probabilities = predict(np.concatenate([pixels, *(corrupt(pixels, *cell) for cell in cells)]))
-    correct = probabilities.argmax(axis=1).reshape(-1, len(labels)) == labels
-    plain, *accuracies = correct.mean(axis=1)
-    values = np.array([*[plain] * len(CORRUPTIONS), *accuracies]).reshape(-1, len(CORRUPTIONS))
-    table = pd.DataFrame(values, columns=pd.Index([*CORRUPTIONS]))
+    def accuracy(shown: NDArray[np.uint8]) -> float:
+        return float((predict(shown).argmax(axis=1) == labels).mean())
+
+    rows = [[accuracy(corrupt(pixels, name, strength)) for name in CORRUPTIONS] for strength in STRENGTHS]
+    table = pd.DataFrame([[accuracy(pixels)] * len(CORRUPTIONS), *rows], columns=pd.Index([*CORRUPTIONS]))
     table.insert(0, "strength", range(len(table)))
     return table.assign(mean=table[[*CORRUPTIONS]].mean(axis=1)).round(4)
 
